@@ -1,0 +1,5 @@
+"""`python -m acmeca`."""
+
+from acmeca.cli import main
+
+main()

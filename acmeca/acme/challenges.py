@@ -1,0 +1,279 @@
+"""Challenges: tokens, key authorizations, and the judgement of what a validation saw (RFC 8555 §8).
+
+Rule 1: `validation/` observes and this module judges. A judgement is a pure function of an observation.
+Rule 2: http-01 is valid only by a 2xx whose body, white space at its end aside, is exactly the key authorization.
+Rule 3: a problem says what was asked of whom, what came back, and what to check.
+Rule 4: what a peer sent us stands in a problem only escaped and cut to 64 bytes; that goes for the URLs of redirects too.
+"""
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from acmeca.acme.identifiers import Identifier
+from acmeca.acme.problem import Problem, ProblemType
+
+TOKEN_BYTES: Final = 16  # §8.3: "This value MUST have at least 128 bits of entropy"
+SHOWN_BYTES: Final = 64
+
+# §8.3: "It MUST NOT contain any characters outside the base64url alphabet and MUST NOT include base64 padding".
+_BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
+_WHITE_SPACE: Final = b" \t\r\n\v\f"
+
+
+class FailureKind(StrEnum):
+    """Why an observation has no complete answer in it."""
+
+    RESOLUTION = "resolution"  # the name has no address that we could learn
+    NOT_ALLOWED = "notAllowed"  # it has addresses, and we may connect to none of them
+    CONNECT = "connect"  # no address took a TCP connection
+    TLS = "tls"  # a redirect led to https, and the handshake failed
+    TIMEOUT = "timeout"  # the time for the whole validation is over
+    CLOSED = "closed"  # the peer ended the connection before the end of its answer
+    RESPONSE = "response"  # the answer is not HTTP, or breaks our bounds
+    REDIRECT = "redirect"  # the answer is a redirect that we do not follow
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedFailure:
+    """Why there is no complete answer. `detail` is a phrase in printable ASCII; what it quotes from a peer is escaped."""
+
+    kind: FailureKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedAddress:
+    """An address that we did not connect to, and why not."""
+
+    address: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A TCP connection tried: `endpoint` is `address:port`, `failure` what the connection failed with, or None."""
+
+    endpoint: str
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One request of a validation: the first, or the one that a redirect led to.
+
+    `url` is printable ASCII; from the second hop on a peer chose it. `status` is None without an answer.
+    """
+
+    url: str
+    refused: tuple[RefusedAddress, ...] = ()
+    attempts: tuple[Attempt, ...] = ()
+    status: int | None = None
+
+    @property
+    def endpoint(self) -> str | None:
+        """The `address:port` that took the connection, or None when none did."""
+        return next((attempt.endpoint for attempt in self.attempts if attempt.failure is None), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Http01Observation:
+    """What an http-01 validation asked of whom, and what came back (§8.3). It judges nothing.
+
+    `hops` holds every request in turn, one at least. `body` is what the last one answered, without its framing and cut;
+    `body_complete` says that nothing is missing from it. `failure` is None when a complete answer came, whatever it says.
+    """
+
+    identifier: Identifier
+    hops: tuple[Hop, ...]
+    body: bytes = b""
+    body_complete: bool = False
+    failure: ObservedFailure | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL that was asked first."""
+        return self.hops[0].url
+
+    @property
+    def status(self) -> int | None:
+        """The status code of the last answer, or None without one."""
+        return self.hops[-1].status
+
+    @property
+    def redirects(self) -> tuple[str, ...]:
+        """The URLs that redirects led to, in turn. Peers chose them: `escape` before showing."""
+        return tuple(hop.url for hop in self.hops[1:])
+
+    @property
+    def endpoints_tried(self) -> tuple[str, ...]:
+        """Every `address:port` that a connection was tried to, in turn."""
+        return tuple(attempt.endpoint for hop in self.hops for attempt in hop.attempts)
+
+
+def new_token(entropy: bytes) -> str:
+    """The token of a new challenge: `entropy` in base64url without padding (§8.3).
+
+    Raises ValueError for less than 16 bytes. The caller brings them from the system's random source.
+    """
+    if len(entropy) < TOKEN_BYTES:
+        raise ValueError(f"a token needs {TOKEN_BYTES} bytes of entropy, got {len(entropy)}")
+    return base64.urlsafe_b64encode(entropy).rstrip(b"=").decode("ascii")
+
+
+def key_authorization(token: str, thumbprint: str) -> str:
+    """§8.1: token || "." || base64url(Thumbprint(accountKey)). `thumbprint` is base64url already.
+
+    Raises ValueError when a part is not base64url: neither ever comes from a client in any other form.
+    """
+    if not _BASE64URL.match(token) or not _BASE64URL.match(thumbprint):
+        raise ValueError("token and thumbprint are base64url without padding")
+    return f"{token}.{thumbprint}"
+
+
+def judge_http01(observation: Http01Observation, *, expected: str) -> Problem | None:
+    """Judge an http-01 observation (§8.3): None when it proves control, else the problem to show.
+
+    `expected` is the key authorization of the challenge and the account.
+
+    1. An answer with another status than 2xx is told as such, whatever became of its body.
+    2. Without a complete answer, the failure says why.
+    3. A body beyond the bound cannot be the key authorization.
+    4. The body, white space at its end aside, is exactly the key authorization.
+    """
+    # Step 1
+    status = observation.status
+    failure = observation.failure
+    if (
+        status is not None
+        and not 200 <= status <= 299
+        and (failure is None or failure.kind is not FailureKind.REDIRECT)
+    ):
+        return _incorrect(
+            observation,
+            f"answered with status {status} and {_shown_body(observation.body)}",
+            _CHECK_STATUS.get(status, _CHECK_SERVER),
+        )
+    # Step 2
+    if failure is not None:
+        type_, check = _FAILURES[failure.kind]
+        return Problem(type_, f"{_asked(observation)}: {failure.detail}. {check}")
+    # Step 3
+    if not observation.body_complete:
+        return _incorrect(
+            observation,
+            f"answered with more than {len(observation.body)} bytes, beginning with {_shown_body(observation.body)}",
+            _CHECK_SERVER,
+        )
+    # Step 4: "The server SHOULD ignore whitespace characters at the end of the body."
+    body = observation.body.rstrip(_WHITE_SPACE)
+    if body == expected.encode("ascii"):
+        return None
+    return _incorrect(
+        observation, f"answered with {_shown_body(observation.body)}", _check_body(body, expected.encode("ascii"))
+    )
+
+
+def escape(data: bytes) -> str:
+    r"""A peer's bytes as printable ASCII of at most 64 characters, with `...` behind it when something was cut.
+
+    What is not printable ASCII, the backslash and the double quote become `\xNN`, so that the text can be quoted.
+    """
+    shown: list[str] = []
+    room = SHOWN_BYTES
+    for byte in data[:SHOWN_BYTES]:
+        text = chr(byte) if 0x20 <= byte <= 0x7E and byte not in b'"\\' else f"\\x{byte:02x}"
+        if len(text) > room:
+            break
+        shown.append(text)
+        room -= len(text)
+    return "".join(shown) + ("..." if len(shown) < len(data) else "")
+
+
+_CHECK_SERVER: Final = (
+    "Check that the web server answers this URL with the text that the ACME client prepared: the right directory, the "
+    "right virtual host, and no login page or catch-all in front of it"
+)
+_CHECK_STATUS: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        303: "Only redirects by 301, 302, 307 and 308 are followed",
+        401: "Check that /.well-known/acme-challenge/ needs no login",
+        403: "Check that /.well-known/acme-challenge/ is open to everyone and that the web server may read the files",
+        404: (
+            "Check that the ACME client writes to the directory that the web server serves for this name, and that no "
+            "other server or virtual host answers"
+        ),
+    }
+)
+
+# §6.7 gives `dns`, `connection` and `tls` their meaning; `incorrectResponse` is "Response received didn't match the
+# challenge's requirements".
+_FAILURES: Final[Mapping[FailureKind, tuple[ProblemType, str]]] = MappingProxyType(
+    {
+        FailureKind.RESOLUTION: (
+            ProblemType.DNS,
+            "Check that the name has an A or AAAA record, and that the resolvers of this CA can see it",
+        ),
+        FailureKind.NOT_ALLOWED: (
+            ProblemType.CONNECTION,
+            "Check the name's A and AAAA records; the operator allows networks in validation.allowed_networks",
+        ),
+        FailureKind.CONNECT: (
+            ProblemType.CONNECTION,
+            "Check that a web server listens there and that no firewall stands between it and this CA",
+        ),
+        FailureKind.TLS: (
+            ProblemType.TLS,
+            "Check that the server speaks TLS 1.2 or later there, or serve the challenge without a redirect to https",
+        ),
+        FailureKind.TIMEOUT: (
+            ProblemType.CONNECTION,
+            "Check that the server answers quickly and that no firewall drops packets between it and this CA",
+        ),
+        FailureKind.CLOSED: (ProblemType.CONNECTION, "Check the web server's error log"),
+        FailureKind.RESPONSE: (ProblemType.INCORRECT_RESPONSE, "Check that a plain HTTP server listens there"),
+        FailureKind.REDIRECT: (
+            ProblemType.INCORRECT_RESPONSE,
+            "Check the redirect, or serve /.well-known/acme-challenge/ without one",
+        ),
+    }
+)
+
+
+def _incorrect(observation: Http01Observation, came_back: str, check: str) -> Problem:
+    return Problem(ProblemType.INCORRECT_RESPONSE, f"{_asked(observation)}: {came_back}. {check}")
+
+
+def _asked(observation: Http01Observation) -> str:
+    """What was asked of whom: `GET http://… at 10.0.0.5:80`, and by how many redirects we came there."""
+    hop = observation.hops[-1]
+    count = len(observation.redirects)
+    url = hop.url if count == 0 else f'"{escape(hop.url.encode("ascii", "backslashreplace"))}"'
+    endpoint = f" at {hop.endpoint}" if hop.endpoint is not None else ""
+    after = f" (after {count} redirect{'s' if count > 1 else ''} from {observation.url})" if count else ""
+    return f"GET {url}{endpoint}{after}"
+
+
+def _shown_body(body: bytes) -> str:
+    return f'the body "{escape(body)}"' if body else "an empty body"
+
+
+def _check_body(body: bytes, expected: bytes) -> str:
+    """What to check about a body that is not the key authorization."""
+    token, _, _ = expected.partition(b".")
+    if body.startswith(b"\x1f\x8b"):  # RFC 1952 §2.3.1: the magic bytes of gzip
+        return "The answer is compressed although identity was asked for: switch compression off for this path"
+    if body == token:
+        return "The answer is the token alone: the key authorization is token, dot, thumbprint of the account key"
+    if body.startswith(token + b"."):
+        return (
+            "The answer was made with another account key: check that the ACME client that ordered is the one that "
+            "answers"
+        )
+    if expected in body:
+        return "The key authorization has to stand alone: nothing before it, only white space behind it"
+    return _CHECK_SERVER

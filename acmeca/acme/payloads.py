@@ -1,0 +1,254 @@
+"""What clients send inside a verified request (RFC 8555 §7): bytes in, frozen values out.
+
+Rule 1: members that are not named here are ignored (§7.3: the server "MUST ignore" them); ACMEv1 clients still send
+`resource`, others `keyAuthorization`. A member that is null counts as absent: some clients print what they do not set.
+Rule 2: what is named is checked for its type and bounded before it is used. A problem's detail names the member.
+Rule 3: no policy. Whether the account may have the names is asked later.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from acmeca.acme import base64url, strict_json
+from acmeca.acme.identifiers import Identifier, canonical_dns_name, parse_identifier
+from acmeca.acme.problem import Problem, ProblemType, join_problems, quote_input
+
+MAX_CONTACTS: Final = 10
+MAX_IDENTIFIERS: Final = 100
+_MAX_A_LABELS: Final = (
+    50  # distinct ones in an order: checking one walks the Unicode tables (RULES: no request over 50 ms)
+)
+_MAX_CONTACT_LENGTH: Final = (
+    261  # characters: "mailto:" and the longest address that SMTP can carry (RFC 5321 §4.5.3.1.3)
+)
+
+# RFC 5280 §5.3.1. A client cannot know that a CA is compromised (2, 10) or what only the CA decides (6, 8).
+_REVOCATION_REASONS: Final = (0, 1, 3, 4, 5, 9)
+
+# RFC 6068 §2: addr-spec, with octets that a URL has no place for as %xx. No quoted strings, no domain literals.
+_LOCAL_PART: Final = re.compile(r"(?:[A-Za-z0-9!$&'*+/=^_`{|}~.-]|%[0-9A-Fa-f]{2}){1,64}\Z")
+_PEM_START: Final = "-----BEGIN"
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    """A newAccount request (§7.3). §7.3.1: for a key that has an account, none of its fields matters."""
+
+    contact: tuple[str, ...]
+    only_return_existing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccountUpdate:
+    """A POST to an account (§7.3.2, §7.3.6). `contact` is None when it shall stay as it is."""
+
+    contact: tuple[str, ...] | None
+    deactivate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewOrder:
+    """A newOrder request (§7.4): canonical identifiers, each once, in the client's order."""
+
+    identifiers: tuple[Identifier, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finalize:
+    """A finalize request (§7.4). `csr_der` is what the client sent, so far unread."""
+
+    csr_der: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation:
+    """A revokeCert request (§7.6). `reason` is a CRLReason of RFC 5280 §5.3.1; None is "no reason", as is 0."""
+
+    certificate_der: bytes
+    reason: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationUpdate:
+    """A POST to an authorization (§7.5.2)."""
+
+    deactivate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeResponse:
+    """A POST to a challenge (§7.5.1): the client is ready. Nothing in it is read."""
+
+
+def parse_new_account(payload: bytes) -> NewAccount:
+    """Raises Problem: `malformed`, `unsupportedContact`, `invalidContact`."""
+    members = _parse_members(payload)
+    only_return_existing = members.get("onlyReturnExisting", False)
+    if not isinstance(only_return_existing, bool):
+        raise _malformed("onlyReturnExisting", "has to be true or false")
+    return NewAccount(contact=_parse_contacts(members) or (), only_return_existing=only_return_existing)
+
+
+def parse_account_update(payload: bytes) -> AccountUpdate:
+    """Raises Problem: `malformed`, `unsupportedContact`, `invalidContact`.
+
+    §7.3.2: the server "MUST ignore any updates to … the 'status' field (except as allowed by" deactivation), so that a client
+    may send the account back as it got it.
+    """
+    members = _parse_members(payload)
+    return AccountUpdate(contact=_parse_contacts(members), deactivate=members.get("status") == "deactivated")
+
+
+def parse_new_order(payload: bytes) -> NewOrder:
+    """Raises Problem: `malformed` or `unsupportedIdentifier`, with a subproblem for each identifier that is not acceptable."""
+    members = _parse_members(payload)
+    # §7.4: the server "MUST NOT issue a certificate with contents other than those requested": say so now.
+    for name in ("notBefore", "notAfter"):
+        if name in members:
+            raise _malformed(name, "is not supported: leave it out, this server sets the validity itself")
+    entries = members.get("identifiers")
+    if not isinstance(entries, list) or not entries:
+        raise _malformed("identifiers", "has to be a list of at least one identifier")
+    if len(entries) > MAX_IDENTIFIERS:
+        raise _malformed("identifiers", f"has {len(entries)} entries; one order can have {MAX_IDENTIFIERS}")
+    _require_few_a_labels(entries)
+
+    identifiers: dict[Identifier, None] = {}  # a set that keeps the order
+    problems: list[Problem] = []
+    for index, entry in enumerate(entries):
+        try:
+            identifiers[_parse_entry(entry)] = None
+        except Problem as problem:
+            problems.append(_located(problem, f"identifiers[{index}]"))
+    if problems:
+        raise join_problems(
+            tuple(problems), detail=f"{len(problems)} of {len(entries)} identifiers cannot be ordered: see subproblems"
+        )
+    return NewOrder(identifiers=tuple(identifiers))
+
+
+def parse_finalize(payload: bytes) -> Finalize:
+    """Raises Problem `malformed`. Whether the octets are a CSR is asked by `pki/csr.py`."""
+    return Finalize(csr_der=_parse_der(_parse_members(payload), "csr"))
+
+
+def parse_revocation(payload: bytes) -> Revocation:
+    """Raises Problem: `malformed`, `badRevocationReason`."""
+    members = _parse_members(payload)
+    reason = members.get("reason")
+    if reason is not None and (not isinstance(reason, int) or isinstance(reason, bool)):
+        raise _malformed("reason", "has to be an integer")
+    if reason is not None and reason not in _REVOCATION_REASONS:
+        # §7.6: "The problem document detail SHOULD indicate which reasonCodes are allowed."
+        allowed = ", ".join(map(str, _REVOCATION_REASONS))
+        raise Problem(ProblemType.BAD_REVOCATION_REASON, f"reason: {reason} is not allowed; use one of {allowed}")
+    return Revocation(certificate_der=_parse_der(members, "certificate"), reason=reason or None)
+
+
+def parse_authorization_update(payload: bytes) -> AuthorizationUpdate:
+    """Raises Problem `malformed`."""
+    status = _parse_members(payload).get("status")
+    if status is not None and status != "deactivated":
+        raise _malformed("status", "can only be set to 'deactivated'")
+    return AuthorizationUpdate(deactivate=status is not None)
+
+
+def parse_challenge_response(payload: bytes) -> ChallengeResponse:
+    """Raises Problem `malformed` when the payload is no JSON object."""
+    _parse_members(payload)
+    return ChallengeResponse()
+
+
+def _parse_members(payload: bytes) -> dict[str, object]:
+    """The payload's members that are not null."""
+    if not payload:
+        raise Problem(
+            ProblemType.MALFORMED, "the payload is empty, which is a POST-as-GET; it has to be a JSON object here"
+        )
+    try:
+        members = strict_json.parse_object(payload)
+    except ValueError as error:
+        raise Problem(ProblemType.MALFORMED, f"the payload cannot be read: {error}") from None
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def _parse_entry(entry: object) -> Identifier:
+    if not isinstance(entry, dict):
+        raise Problem(ProblemType.MALFORMED, "an identifier is a JSON object with 'type' and 'value'")
+    return parse_identifier(entry)
+
+
+def _require_few_a_labels(entries: list[object]) -> None:
+    values = (entry.get("value") for entry in entries if isinstance(entry, dict))
+    names = (value.lower() for value in values if isinstance(value, str))
+    a_labels = {label for name in names for label in name.split(".") if label.startswith("xn--")}
+    if len(a_labels) > _MAX_A_LABELS:
+        raise _malformed(
+            "identifiers", f"has {len(a_labels)} different internationalised labels; one order can have {_MAX_A_LABELS}"
+        )
+
+
+def _parse_der(members: Mapping[str, object], name: str) -> bytes:
+    text = members.get(name)
+    if not isinstance(text, str) or not text:
+        raise _malformed(name, "has to be a string, the DER in base64url")
+    if text.lstrip().startswith(_PEM_START):  # §7.4: "it is different from PEM"
+        raise _malformed(name, "is PEM: send the DER in base64url without padding")
+    try:
+        der = base64url.decode(text)
+    except ValueError as error:
+        raise _malformed(name, f"is {error}") from None
+    if der.lstrip().startswith(_PEM_START.encode()):
+        raise _malformed(name, "is PEM inside base64url: encode the DER")
+    return der
+
+
+def _parse_contacts(members: Mapping[str, object]) -> tuple[str, ...] | None:
+    contacts = members.get("contact")
+    if contacts is None:
+        return None
+    if not isinstance(contacts, list):
+        raise _malformed("contact", "has to be a list of URLs")
+    if len(contacts) > MAX_CONTACTS:
+        raise Problem(ProblemType.INVALID_CONTACT, f"contact: more than {MAX_CONTACTS} entries")
+    return tuple(_parse_contact(contact, f"contact[{index}]") for index, contact in enumerate(contacts))
+
+
+def _parse_contact(contact: object, path: str) -> str:
+    if not isinstance(contact, str):
+        raise _malformed(path, "has to be a string")
+    scheme, colon, address = contact.partition(":")
+    if not colon or scheme.lower() != "mailto":
+        raise Problem(ProblemType.UNSUPPORTED_CONTACT, f"{path}: {quote_input(contact)} is no 'mailto:' URL")
+    if reason := _why_no_address(contact, address):
+        raise Problem(ProblemType.INVALID_CONTACT, f"{path}: {quote_input(contact)} {reason}")
+    return contact
+
+
+def _why_no_address(contact: str, address: str) -> str | None:
+    """§7.3: no hfields, one addr-spec. Returns what is wrong."""
+    if len(contact) > _MAX_CONTACT_LENGTH:
+        return "is too long"
+    if "?" in address:
+        return "has header fields, which are not allowed"
+    if "," in address:
+        return "has several addresses: send one in each URL"
+    local_part, at, domain = address.rpartition("@")
+    if not at or _LOCAL_PART.match(local_part) is None:
+        return "is no mail address"
+    try:
+        canonical_dns_name(domain)
+    except ValueError as error:
+        return f"has no host name after the @: {error}"
+    return "has a wildcard after the @" if domain.startswith("*") else None
+
+
+def _located(problem: Problem, path: str) -> Problem:
+    """The same problem, its detail led by where in the payload it is."""
+    return Problem(problem.type, f"{path}: {problem.detail}", identifier=problem.identifier)
+
+
+def _malformed(path: str, reason: str) -> Problem:
+    return Problem(ProblemType.MALFORMED, f"{path}: {reason}")

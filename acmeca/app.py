@@ -1,0 +1,312 @@
+"""The composition root: the only place where concrete classes meet.
+
+Rule 1: what is opened here is closed here, in the opposite order.
+Rule 2: `opened` is the CA without its listeners (the command line works on that when no server runs); `serve` adds them.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import signal
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+
+from aiohttp import web
+
+from acmeca import __version__, audit
+from acmeca.acme.nonces import Nonces
+from acmeca.config import Config
+from acmeca.keystore import pem
+from acmeca.pki.signing import PrivateKey
+from acmeca.policy.names import NamePolicy
+from acmeca.service.accounts import Accounts
+from acmeca.service.administration import Administration
+from acmeca.service.ambient import Ambient
+from acmeca.service.certificates import Certificates
+from acmeca.service.challenges import Challenges
+from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy
+from acmeca.service.jobs import Jobs
+from acmeca.service.orders import Orders
+from acmeca.service.own_certificates import OwnCertificates
+from acmeca.service.requests import Requests
+from acmeca.service.services import Services
+from acmeca.service.status import Status, StatusSettings
+from acmeca.storage.issuers import StoredIssuer
+from acmeca.storage.lock import StoreLock
+from acmeca.storage.sqlite import SqliteDatabase
+from acmeca.storage.store import Store
+from acmeca.validation.http01 import Http01Validator
+from acmeca.validation.networks import Endpoint
+from acmeca.validation.resolver import build_resolver
+from acmeca.web.acme import MAX_BODY, AcmeResources
+from acmeca.web.control import SOCKET_NAME, build_control_app
+from acmeca.web.front_page import CertificateCard, FrontPageModel, add_front_page, build_certificate_card
+from acmeca.web.listener import Listener
+from acmeca.web.middleware import acme_middleware
+from acmeca.web.status import StatusResources, status_middleware
+
+log = logging.getLogger(__name__)
+
+_WRITER = "server"  # the name of this process's chain in the audit
+_NONCE_KEY_BYTES = 16
+
+
+def real_ambient() -> Ambient:
+    """The machine's clock and its random source."""
+    return Ambient(clock=lambda: datetime.now(UTC), entropy=os.urandom)
+
+
+@dataclass(slots=True)
+class _Endpoints:
+    """Where our own listeners are bound: http-01 never connects there (RULES §3)."""
+
+    listeners: list[Listener] = field(default_factory=list)
+
+    def __call__(self) -> frozenset[Endpoint]:
+        return frozenset(
+            (ip_address(address), port) for listener in self.listeners for address, port in listener.endpoints
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A CA that is open: its services, what administrators use, and its duties."""
+
+    config: Config
+    store: Store
+    services: Services
+    administration: Administration
+    jobs: Jobs
+    endpoints: _Endpoints
+    tls: ssl.SSLContext
+
+
+@asynccontextmanager
+async def opened_store(config: Config) -> AsyncIterator[Store]:
+    """The store of a data directory, under its lock. Raises `LockedError` while another process works in it."""
+    data_dir = config.server.data_dir
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with StoreLock(data_dir):
+        store = Store(await SqliteDatabase.open(config.database_path), writer=_WRITER)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+async def init(config: Config, *, actor: str, ambient: Ambient | None = None) -> Hierarchy:
+    """Make a CA: root, root CRL, intermediate. Raises `Conflict` when there is one."""
+    async with opened_store(config) as store:
+        return await create_hierarchy(
+            store,
+            names=HierarchyNames(config.ca.organization, config.ca.common_name),
+            urls=config.urls,
+            data_dir=config.server.data_dir,
+            ambient=ambient or real_ambient(),
+            actor=actor,
+        )
+
+
+@asynccontextmanager
+async def opened(
+    config: Config,
+    *,
+    ambient: Ambient | None = None,
+    open_key: Callable[[Path], PrivateKey] = pem.load_key,
+) -> AsyncIterator[Opened]:
+    """Open the CA of a configuration. `open_key` loads an issuer's key from its path below the data directory."""
+    async with opened_store(config) as store:
+        yield await _compose(config, store, ambient=ambient or real_ambient(), open_key=open_key)
+
+
+async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: Callable[[Path], PrivateKey]) -> Opened:
+    data_dir = config.server.data_dir
+    urls = config.urls
+    issuers = Issuers(await store.issuers.all(), open_key=lambda reference: open_key(data_dir / reference))
+    names = NamePolicy(config.policy.allowed_names, config.policy.allowed_networks)
+    nonces = Nonces(ambient.entropy(_NONCE_KEY_BYTES))
+    endpoints = _Endpoints()
+
+    accounts = Accounts(store, ambient=ambient)
+    status = Status(
+        store,
+        issuers=issuers,
+        settings=StatusSettings(
+            ocsp_lifetime=config.status.ocsp_lifetime,
+            crl_lifetime=config.status.crl_lifetime,
+            crl_interval=config.status.crl_interval,
+        ),
+        ambient=ambient,
+    )
+    certificates = Certificates(
+        store,
+        issuers=issuers,
+        accounts=accounts,
+        status=status,
+        names=names,
+        lifetime=config.policy.lifetime,
+        ambient=ambient,
+    )
+    orders = Orders(store, certificates=certificates, names=names, ambient=ambient)
+    challenges = Challenges(
+        store,
+        accounts=accounts,
+        validator=Http01Validator(
+            resolver=build_resolver(config.validation.resolvers),
+            allowed_networks=config.validation.allowed_networks,
+            own_endpoints=endpoints,
+            user_agent=f"acmeca/{__version__} (http-01 validation)",
+            http_port=config.validation.http_port,
+        ),
+        ambient=ambient,
+    )
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.minimum_version = ssl.TLSVersion.TLSv1_2
+    own_certificates = OwnCertificates(
+        certificates=certificates,
+        issuers=issuers,
+        status=status,
+        base_url=config.server.base_url,
+        data_dir=data_dir,
+        ambient=ambient,
+        on_listener=tls.load_cert_chain,  # on a context in use: new connections get the new certificate
+    )
+    return Opened(
+        config=config,
+        store=store,
+        services=Services(
+            ambient=ambient,
+            urls=urls,
+            nonces=nonces,
+            requests=Requests(accounts=accounts, nonces=nonces, urls=urls),
+            accounts=accounts,
+            orders=orders,
+            challenges=challenges,
+            certificates=certificates,
+            issuers=issuers,
+            status=status,
+        ),
+        administration=Administration(
+            store, certificates=certificates, issuers=issuers, status=status, ambient=ambient
+        ),
+        jobs=Jobs(
+            orders=orders,
+            challenges=challenges,
+            certificates=certificates,
+            own_certificates=own_certificates,
+            status=status,
+        ),
+        endpoints=endpoints,
+        tls=tls,
+    )
+
+
+def build_acme_app(opened: Opened) -> web.Application:
+    """The application of the ACME listener."""
+    app = web.Application(middlewares=[acme_middleware(opened.services)], client_max_size=MAX_BODY)
+    AcmeResources(opened.services).add_routes(app)
+    add_front_page(app, lambda: front_page_model(opened))
+    return app
+
+
+def build_status_app(opened: Opened) -> web.Application:
+    """The application of the status listener."""
+    app = web.Application(middlewares=[status_middleware], client_max_size=MAX_BODY)
+    StatusResources(opened.services).add_routes(app)
+    add_front_page(app, lambda: front_page_model(opened))
+    return app
+
+
+@asynccontextmanager
+async def serving(opened: Opened) -> AsyncIterator[None]:
+    """The listeners and duties of an open CA, from ready to stopped."""
+    config = opened.config
+    async with AsyncExitStack() as stack:
+        await opened.jobs.prepare()
+        acme_host, acme_port = config.server.acme_listen
+        status_host, status_port = config.server.status_listen
+        control = Listener(build_control_app(opened.administration), host="", port=0)
+        for listener in (
+            status := Listener(build_status_app(opened), host=status_host, port=status_port),
+            acme := Listener(build_acme_app(opened), host=acme_host, port=acme_port, tls=opened.tls),
+        ):
+            stack.push_async_callback(listener.stop)
+            await listener.start()
+        opened.endpoints.listeners.extend((status, acme))
+        stack.push_async_callback(control.stop)
+        await control.start_on_socket(config.server.data_dir / SOCKET_NAME)
+        pem.write_durably(root_path(config), opened.services.issuers.roots_pem(), mode=0o644)
+        await _note(opened, audit.ServerStarted(actor=audit.SYSTEM, version=__version__, config_sha256=_digest(config)))
+        jobs = asyncio.create_task(opened.jobs.run(), name="jobs")
+        try:
+            yield
+        finally:
+            jobs.cancel()
+            with suppress(asyncio.CancelledError):
+                await jobs
+            await opened.services.challenges.stop()
+            (config.server.data_dir / SOCKET_NAME).unlink(missing_ok=True)
+    await _note(opened, audit.ServerStopped(actor=audit.SYSTEM, version=__version__))
+
+
+async def serve(config: Config, *, on_ready: Callable[[Opened], None]) -> None:
+    """Run until SIGINT or SIGTERM; what is in flight then is finished."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with opened(config) as ca, serving(ca):
+        on_ready(ca)
+        await stop.wait()
+        log.info("stopping: requests in flight are finished")
+
+
+def root_path(config: Config) -> Path:
+    """Where the roots are written as PEM, for clients on this machine."""
+    return config.server.data_dir / "root.pem"
+
+
+async def _note(opened: Opened, event: audit.Event) -> None:
+    await opened.store.note(event, at=opened.services.ambient.now())
+
+
+def _digest(config: Config) -> str:
+    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+
+
+def front_page_model(opened: Opened) -> FrontPageModel:
+    """What the front page says of this CA."""
+    config, issuers, urls = opened.config, opened.services.issuers, opened.services.urls
+    root, *_ = issuers.roots
+
+    def card(item: StoredIssuer) -> CertificateCard:
+        issuer = item.issuer
+        return build_certificate_card(
+            issuer.certificate,
+            pem_url=urls.issuer_pem(issuer.id),
+            der_url=urls.issuer_der(issuer.id),
+            crl_url=issuer.crl_url,
+            ocsp_url=None if item.is_root else issuer.ocsp_url,
+        )
+
+    return FrontPageModel(
+        ca_name=config.ca.common_name,
+        organization=config.ca.organization,
+        demo=config.server.demo,
+        version=__version__,
+        directory_url=urls.directory,
+        status_url=urls.status,
+        roots_url=urls.roots,
+        bundle_url=urls.bundle,
+        root=card(root),
+        issuers=tuple(card(item) for item in issuers.all if not item.is_root),
+        allowed_names=config.policy.allowed_names,
+        allowed_networks=tuple(str(network) for network in config.policy.allowed_networks),
+        http_port=config.validation.http_port,
+    )

@@ -1,0 +1,1 @@
+"""Issuer keys as private-key objects of `cryptography`."""

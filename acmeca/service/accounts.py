@@ -1,0 +1,117 @@
+"""Accounts: newAccount, update and deactivation (RFC 8555 §7.3), and who is behind a `kid`."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from acmeca.acme.jwk import PublicKey, load_jwk
+from acmeca.acme.objects import Account
+from acmeca.acme.payloads import AccountUpdate, NewAccount
+from acmeca.acme.problem import Problem, ProblemType
+from acmeca.acme.states import AccountStatus
+from acmeca.policy.keys import check_key
+from acmeca.service.ambient import Ambient
+from acmeca.storage.errors import StaleError
+from acmeca.storage.store import Store
+
+_REMEMBERED: Final = 10_000  # accounts whose parsed keys are kept in memory, some 2 KiB each
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAccount:
+    """An account with its key, parsed, and whether that key was blocked."""
+
+    account: Account
+    key: PublicKey
+    is_blocked: bool
+
+
+class Accounts:
+    """The accounts of this server.
+
+    Accounts are kept in memory as they are used: this process is the only one that writes, so what it remembers is true
+    as long as each of its own writes passes through here.
+    """
+
+    def __init__(self, store: Store, *, ambient: Ambient) -> None:
+        self._store = store
+        self._ambient = ambient
+        self._remembered: OrderedDict[str, KnownAccount] = OrderedDict()
+
+    async def known(self, account_id: str) -> KnownAccount | None:
+        """The account of this id, of whatever status, or None."""
+        known = self._remembered.get(account_id)
+        if known is not None:
+            self._remembered.move_to_end(account_id)
+            return known
+        account = await self._store.accounts.by_id(account_id)
+        if account is None:
+            return None
+        return await self._remember(account)
+
+    async def new_account(self, key: PublicKey, request: NewAccount) -> tuple[Account, bool]:
+        """§7.3: the account of this key, and whether it is new.
+
+        Step 1: a key that is known gets its account, before anything else is looked at (§7.3.1). Step 2: a client that only
+        asks is told that there is none. Step 3: the key has to be acceptable (RULES §1). Step 4: the account is stored.
+        """
+        # Step 1
+        existing = await self._store.accounts.by_thumbprint(key.thumbprint)
+        if existing is not None:
+            return _require_valid(existing), False
+        # Step 2
+        if request.only_return_existing:
+            raise Problem(ProblemType.ACCOUNT_DOES_NOT_EXIST, "no account has this key")
+        # Step 3
+        reason = check_key(key.key, None)
+        if reason is not None:
+            raise Problem(ProblemType.BAD_PUBLIC_KEY, f"the account's key cannot be used: {reason}")
+        if await self._store.certificates.is_blocked(key.thumbprint):
+            raise Problem(ProblemType.BAD_PUBLIC_KEY, "the account's key was reported as compromised; make a new one")
+        # Step 4
+        account = Account(
+            id=self._ambient.new_id(),
+            thumbprint=key.thumbprint,
+            jwk=key.jwk,
+            status=AccountStatus.VALID,
+            contact=request.contact,
+            created_at=self._ambient.now(),
+        )
+        stored = await self._store.accounts.create(account)
+        if stored.id != account.id:  # somebody with the same key was faster
+            return _require_valid(stored), False
+        return stored, True
+
+    async def update(self, account: Account, request: AccountUpdate) -> Account:
+        """§7.3.2 and §7.3.6: new contacts, or the end of the account."""
+        now = self._ambient.now()
+        try:
+            if request.deactivate:
+                account = await self._store.accounts.deactivate(account.id, at=now)
+            elif request.contact is not None:
+                account = await self._store.accounts.replace_contact(account.id, request.contact, at=now)
+        except StaleError:
+            raise Problem(ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile", status=401) from None
+        finally:
+            self._remembered.pop(account.id, None)
+        return account
+
+    def forget_all(self) -> None:
+        """Read every account afresh: a key was blocked."""
+        self._remembered.clear()
+
+    async def _remember(self, account: Account) -> KnownAccount:
+        blocked = await self._store.certificates.is_blocked(account.thumbprint)
+        known = KnownAccount(account, load_jwk(account.jwk), blocked)
+        self._remembered[account.id] = known
+        if len(self._remembered) > _REMEMBERED:
+            self._remembered.popitem(last=False)
+        return known
+
+
+def _require_valid(account: Account) -> Account:
+    if account.status is not AccountStatus.VALID:
+        raise Problem(
+            ProblemType.UNAUTHORIZED, f"the account of this key is {account.status.value}; use another key", status=401
+        )
+    return account

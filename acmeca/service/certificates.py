@@ -1,0 +1,414 @@
+"""Certificates: issued in the one order that RULES §4 allows, revoked on the three lawful paths of RFC 8555 §7.6.
+
+Rule 1: nothing is signed that was not prepared, linted and durably recorded; this module is the one place that redeems a
+prepared certificate.
+Rule 2: what was recorded and not signed, because a process died or a key failed, is finished or its order is failed by
+`finish_unfinished`; the to-be-signed bytes are never made a second time.
+Rule 3: names are asked about at the order and again here, right before signing, every one of them.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+
+from cryptography import x509
+
+from acmeca import audit
+from acmeca.acme.identifiers import Identifier, IdentifierType, canonical_dns_name
+from acmeca.acme.jwk import describe_key
+from acmeca.acme.objects import Account, Order
+from acmeca.acme.payloads import Revocation
+from acmeca.acme.problem import Problem, ProblemType, join_problems
+from acmeca.acme.states import AccountStatus
+from acmeca.errors import Conflict, NotFound
+from acmeca.pki.csr import CertificateRequest, parse_csr
+from acmeca.pki.errors import CsrError, IssuanceError, LintError, PkiError
+from acmeca.pki.issuance import Prepared, prepare, random_serial, restore, sign
+from acmeca.pki.signing import PublicKey, split_signed
+from acmeca.pki.spki import parse_public_key
+from acmeca.pki.tbs import parse_tbs
+from acmeca.pki.template import Template
+from acmeca.policy.keys import check_key
+from acmeca.policy.names import NamePolicy
+from acmeca.policy.profiles import SERVER, server_template
+from acmeca.service.accounts import Accounts
+from acmeca.service.ambient import Ambient
+from acmeca.service.issuers import Issuers, SigningIssuer, to_pem
+from acmeca.service.requests import AccountRequest, KeyRequest
+from acmeca.service.status import Status, format_serial
+from acmeca.storage.certificates import KEY_COMPROMISE, Certificate, CertificateStatus, KeyRefusedError, Search
+from acmeca.storage.errors import StaleError, StorageError
+from acmeca.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+_SERIAL_BYTES: Final = 16
+_TIME_TO_FINISH: Final = timedelta(hours=1)  # how long a record waits for its signature before its order is failed
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """For whom and for what a certificate is made; an account and an order, or neither for the server's own."""
+
+    names: tuple[Identifier, ...]
+    public_key: PublicKey
+    account_id: str | None = None
+    order_id: str | None = None
+
+
+class Certificates:
+    """The certificates of every issuer that this server signs for."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        issuers: Issuers,
+        accounts: Accounts,
+        status: Status,
+        names: NamePolicy,
+        lifetime: timedelta,
+        ambient: Ambient,
+    ) -> None:
+        self._store = store
+        self._issuers = issuers
+        self._accounts = accounts
+        self._status = status
+        self._names = names
+        self._server = server_template(lifetime)
+        self._ambient = ambient
+        self._signing: set[str] = set()
+
+    # --- issuance -----------------------------------------------------------------------------------------------
+
+    async def issue_for_order(self, account: Account, order: Order, csr_der: bytes) -> None:
+        """Steps 2 to 5 of finalize (DESIGN §3). Raises a Problem, or `StaleError` when the order is ready no longer.
+
+        Step 2: the CSR is acceptable and asks for exactly the names of the order, or `badCSR` and the order stays ready;
+        policy is asked once more. Step 3: the certificate is prepared and linted. Step 4: it is recorded, and the order
+        claimed, in one durable transaction. Step 5: it is signed and the order made valid. When step 5 fails, the order
+        stays `processing` and `finish_unfinished` takes it up.
+        """
+        # Step 2
+        request = _acceptable_csr(csr_der)
+        _require_same_names(request, order.identifiers)
+        refusals = self._names.refusals(order.identifiers)
+        if refusals:
+            raise join_problems(refusals, detail="policy changed since the order was made; see subproblems")
+        # Steps 3 and 4
+        subject = _Subject(order.identifiers, request.public_key, account_id=account.id, order_id=order.id)
+        signer = self._issuers.active
+        try:
+            prepared = self._prepare(signer, self._server, subject)
+        except LintError:
+            log.exception("order %s: what was about to be signed has findings", order.id)
+            raise Problem(
+                ProblemType.SERVER_INTERNAL, "the certificate was not made: it failed our own checks"
+            ) from None
+        except IssuanceError as error:
+            raise Problem(ProblemType.REJECTED_IDENTIFIER, f"the issuer cannot certify this: {error}") from None
+        certificate = self._certificate(signer, self._server, subject, prepared)
+        self._signing.add(certificate.id)
+        try:
+            await self._record(certificate, subject.public_key)
+            # Step 5
+            try:
+                await self._complete(signer, prepared, certificate)
+            except (PkiError, StorageError):
+                log.exception("order %s: recorded as %s and not signed yet", order.id, certificate.serial)
+        finally:
+            self._signing.discard(certificate.id)
+
+    async def issue_own(
+        self, template: Template, names: tuple[Identifier, ...], public_key: PublicKey, *, signer: SigningIssuer
+    ) -> Certificate:
+        """A certificate for the server itself: its listener, its OCSP responders. Recorded like every other."""
+        subject = _Subject(names, public_key)
+        prepared = self._prepare(signer, template, subject)
+        certificate = self._certificate(signer, template, subject, prepared)
+        await self._record(certificate, public_key)
+        return await self._complete(signer, prepared, certificate)
+
+    async def finish_unfinished(self) -> int:
+        """Sign what was recorded and never signed, or fail its order; returns how many orders moved."""
+        moved = 0
+        for certificate in await self._store.certificates.unfinished():
+            if certificate.id in self._signing:
+                continue
+            try:
+                await self._finish(certificate)
+                moved += 1
+            except StaleError:
+                continue  # somebody else was faster
+            except (PkiError, StorageError):
+                log.exception("certificate %s cannot be finished now; it is tried again", certificate.serial)
+        return moved
+
+    async def _finish(self, certificate: Certificate) -> None:
+        now = self._ambient.now()
+        signer = self._issuers.signer(certificate.issuer_id)
+        problem = await self._reason_to_abandon(certificate)
+        if problem is not None or signer is None or certificate.profile != SERVER:
+            problem = problem or Problem(
+                ProblemType.SERVER_INTERNAL, "the issuer that was to sign is gone; order again"
+            )
+            await self._store.certificates.abandon(certificate, problem, at=now)
+            return
+        try:
+            prepared = _restore(signer, self._server, certificate)
+        except LintError as error:  # the profile was changed by configuration since
+            problem = Problem(
+                ProblemType.SERVER_INTERNAL, "the profile changed while the certificate was made; order again"
+            )
+            log.warning("certificate %s is not finished: %s", certificate.serial, error)
+            await self._store.certificates.abandon(certificate, problem, at=now)
+            return
+        await self._complete(signer, prepared, certificate)
+        log.info("finished certificate %s, which a stopped process had left", certificate.serial)
+
+    async def _reason_to_abandon(self, certificate: Certificate) -> Problem | None:
+        """Whatever changed between the record and now that forbids the signature."""
+        if self._ambient.now() - certificate.recorded_at > _TIME_TO_FINISH:
+            return Problem(ProblemType.SERVER_INTERNAL, "the server stopped while it made the certificate; order again")
+        if certificate.revoked_at is not None:
+            return Problem(ProblemType.UNAUTHORIZED, "the certificate was revoked before it was finished")
+        if certificate.account_id is not None:
+            known = await self._accounts.known(certificate.account_id)
+            if known is None or known.account.status is not AccountStatus.VALID:
+                return Problem(ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile")
+        refusals = self._names.refusals(_identifiers(certificate.names))
+        return join_problems(refusals, detail="policy changed meanwhile; see subproblems") if refusals else None
+
+    def _prepare(self, signer: SigningIssuer, template: Template, subject: _Subject) -> Prepared:
+        dns_names, ip_addresses = _split(subject.names)
+        return prepare(
+            issuer=signer.issuer,
+            template=template,
+            dns_names=dns_names,
+            ip_addresses=ip_addresses,
+            public_key=subject.public_key,
+            serial=random_serial(self._ambient.entropy(_SERIAL_BYTES)),
+            now=self._ambient.now(),
+        )
+
+    def _certificate(
+        self, signer: SigningIssuer, template: Template, subject: _Subject, prepared: Prepared
+    ) -> Certificate:
+        return Certificate(
+            id=self._ambient.new_id(),
+            serial=format_serial(prepared.serial),
+            issuer_id=signer.id,
+            account_id=subject.account_id,
+            order_id=subject.order_id,
+            profile=template.name,
+            names=tuple(sorted(name.value for name in subject.names)),
+            spki_sha256=hashlib.sha256(prepared.spki_der).digest(),
+            not_before=prepared.not_before,
+            not_after=prepared.not_after,
+            tbs=prepared.tbs,
+            recorded_at=self._ambient.now(),
+        )
+
+    async def _record(self, certificate: Certificate, public_key: PublicKey) -> None:
+        try:
+            await self._store.certificates.record(
+                certificate, thumbprint=describe_key(public_key).thumbprint, at=certificate.recorded_at
+            )
+        except KeyRefusedError as error:
+            # RFC 8555 §11.1: a CA "SHOULD … reject" a CSR whose key is an account's
+            raise Problem(ProblemType.BAD_CSR, str(error)) from None
+
+    async def _complete(self, signer: SigningIssuer, prepared: Prepared, certificate: Certificate) -> Certificate:
+        tbs, signature = split_signed(sign(prepared, signer.key))
+        if tbs != certificate.tbs:
+            raise IssuanceError(f"what was signed is not what was recorded as {certificate.serial}")
+        now = self._ambient.now()
+        signed = replace(certificate, signature=signature, issued_at=now)
+        await self._store.certificates.complete(
+            certificate, signature, sha256=hashlib.sha256(signed.der).hexdigest(), at=now
+        )
+        return signed
+
+    # --- finding ------------------------------------------------------------------------------------------------
+
+    async def chain_pem(self, account: Account, certificate_id: str) -> bytes:
+        """The certificate and the issuers above it, without the root (§7.4.2), for the account that it was issued to."""
+        certificate = await self._store.certificates.by_id(account.id, certificate_id)
+        if certificate is None:
+            raise Problem(ProblemType.MALFORMED, "there is no such certificate", status=404)
+        chain = (certificate.der, *self._issuers.chain(certificate.issuer_id))
+        return b"".join(to_pem(der) for der in chain)
+
+    async def by_serial(self, serial: str) -> Certificate:
+        """The certificate with this serial (lower-case hex). Raises `NotFound` for one that we never recorded."""
+        certificate = await self._store.certificates.by_serial(serial)
+        if certificate is None:
+            raise NotFound(f"no certificate with serial {serial} was ever issued here; find it with: acmeca list")
+        return certificate
+
+    async def search(self, search: Search) -> list[Certificate]:
+        """What fits, the newest first."""
+        return await self._store.certificates.search(search, now=self._ambient.now())
+
+    # --- revocation ---------------------------------------------------------------------------------------------
+
+    async def revoke_for_client(self, request: AccountRequest | KeyRequest, revocation: Revocation) -> None:
+        """revokeCert (§7.6).
+
+        Step 1: the certificate is one that we issued, compared as a whole. Step 2: who asks is its account, an account
+        that holds valid authorizations for all its names, or its own key. Step 3: it is not revoked, or its own key raises
+        the reason to keyCompromise.
+        """
+        # Step 1
+        certificate = await self._issued(revocation.certificate_der)
+        # Step 2
+        if isinstance(request, KeyRequest):
+            if describe_key(_public_key(certificate)).thumbprint != request.key.thumbprint:
+                raise Problem(ProblemType.UNAUTHORIZED, "the key that signed the request is not the certificate's key")
+            how, actor = "certificate key", audit.key_actor(certificate.spki_sha256.hex())
+        else:
+            how, actor = await self._right_of(request.account, certificate), audit.account_actor(request.account.id)
+        # Step 3
+        may_raise = how == "certificate key"
+        if certificate.revoked_at is not None and not (may_raise and _raises(certificate, revocation.reason)):
+            raise Problem(ProblemType.ALREADY_REVOKED, "the certificate is revoked already")
+        try:
+            await self._revoke(certificate, reason=revocation.reason, actor=actor, how=how)
+        except StaleError:
+            raise Problem(ProblemType.ALREADY_REVOKED, "the certificate is revoked already") from None
+
+    async def revoke_for_admin(self, serial: str, *, reason: int | None, user: str) -> Certificate:
+        """Revoke by an administrator's word. Raises `NotFound` or `Conflict`."""
+        certificate = await self.by_serial(serial)
+        if certificate.revoked_at is not None and not _raises(certificate, reason):
+            raise Conflict(
+                f"{serial} was revoked at {certificate.revoked_at:%Y-%m-%d %H:%M:%S} UTC; revoked stays revoked"
+            )
+        try:
+            return await self._revoke(certificate, reason=reason, actor=audit.admin_actor(user), how="administrator")
+        except StaleError:
+            raise Conflict(f"{serial} was revoked meanwhile") from None
+
+    async def _revoke(self, certificate: Certificate, *, reason: int | None, actor: str, how: str) -> Certificate:
+        revoked = await self._store.certificates.revoke(
+            certificate,
+            reason=reason,
+            thumbprint=describe_key(_public_key(certificate)).thumbprint,
+            actor=actor,
+            how=how,
+            at=self._ambient.now(),
+        )
+        self._status.forget(certificate.issuer_id, int(certificate.serial, 16))
+        if reason == KEY_COMPROMISE:
+            self._accounts.forget_all()
+        log.info("revoked certificate %s, reason %s, by %s (%s)", certificate.serial, reason, actor, how)
+        return revoked
+
+    async def _issued(self, certificate_der: bytes) -> Certificate:
+        not_ours = Problem(ProblemType.MALFORMED, "the certificate was not issued by this CA", status=404)
+        try:
+            serial = x509.load_der_x509_certificate(certificate_der).serial_number
+        except ValueError:
+            raise Problem(
+                ProblemType.MALFORMED, '"certificate" is not base64url of a certificate in DER form'
+            ) from None
+        certificate = await self._store.certificates.by_serial(format_serial(serial)) if serial > 0 else None
+        if certificate is None or certificate.signature is None or certificate.der != certificate_der:
+            raise not_ours
+        return certificate
+
+    async def _right_of(self, account: Account, certificate: Certificate) -> str:
+        if certificate.account_id == account.id:
+            return "account"
+        held = await self._store.orders.valid_identifiers(account.id, at=self._ambient.now())
+        names = _identifiers(certificate.names)
+        if names and held.issuperset(names):
+            return "authorizations"
+        raise Problem(
+            ProblemType.UNAUTHORIZED,
+            "the account neither was issued this certificate nor holds valid authorizations for all its names",
+        )
+
+
+def _restore(signer: SigningIssuer, template: Template, certificate: Certificate) -> Prepared:
+    dns_names, ip_addresses = _split(_identifiers(certificate.names))
+    return restore(
+        issuer=signer.issuer,
+        template=template,
+        tbs=certificate.tbs,
+        dns_names=dns_names,
+        ip_addresses=ip_addresses,
+        spki_sha256=certificate.spki_sha256,
+    )
+
+
+def _acceptable_csr(csr_der: bytes) -> CertificateRequest:
+    try:
+        request = parse_csr(csr_der)
+    except CsrError as error:
+        raise Problem(ProblemType.BAD_CSR, str(error)) from None
+    reason = check_key(request.public_key, request.spki_der)
+    if reason is not None:
+        raise Problem(ProblemType.BAD_CSR, f"the key in the CSR cannot be certified: {reason}")
+    return request
+
+
+def _require_same_names(request: CertificateRequest, identifiers: Sequence[Identifier]) -> None:
+    """§7.4: "The CSR MUST indicate the exact same set of requested identifiers as the initial newOrder request."
+
+    A common name counts when it is the text of an identifier: "either in the commonName portion of the requested subject
+    name or in an extensionRequest attribute … requesting a subjectAltName extension, or both".
+    """
+    ordered = {identifier.value for identifier in identifiers}
+    asked = set(request.ip_addresses)
+    for name in request.dns_names:
+        try:
+            wildcard = name.startswith("*.")
+            asked.add(("*." if wildcard else "") + canonical_dns_name(name[2:] if wildcard else name))
+        except ValueError as error:
+            raise Problem(ProblemType.BAD_CSR, f"a name in the CSR is not usable: {error}") from None
+    asked.update(_common_name(name, ordered) for name in request.common_names)
+    if asked != ordered:
+        missing, extra = sorted(ordered - asked), sorted(asked - ordered)
+        parts = [f"it lacks {', '.join(missing)}"] if missing else []
+        parts += [f"it adds {', '.join(extra)}"] if extra else []
+        raise Problem(
+            ProblemType.BAD_CSR, f"the names in the CSR have to be exactly those of the order: {'; '.join(parts)}"
+        )
+
+
+def _common_name(text: str, ordered: set[str]) -> str:
+    if text.lower() not in ordered:
+        raise Problem(
+            ProblemType.BAD_CSR,
+            "the common name in the CSR is none of the order's identifiers; leave it out or repeat one of them",
+        )
+    return text.lower()
+
+
+def _identifiers(names: Sequence[str]) -> tuple[Identifier, ...]:
+    """Kept names as identifiers: an address contains a colon or ends in a digit, a host name does neither."""
+    return tuple(
+        Identifier(IdentifierType.IP if ":" in name or name[-1:].isdigit() else IdentifierType.DNS, name)
+        for name in names
+    )
+
+
+def _split(identifiers: Sequence[Identifier]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The host names and the addresses among identifiers."""
+    return (
+        tuple(item.value for item in identifiers if item.type is IdentifierType.DNS),
+        tuple(item.value for item in identifiers if item.type is IdentifierType.IP),
+    )
+
+
+def _raises(certificate: Certificate, reason: int | None) -> bool:
+    """RULES §5: "only an upgrade to keyCompromise … changes a reason"."""
+    return reason == KEY_COMPROMISE and certificate.revocation_reason != KEY_COMPROMISE
+
+
+def _public_key(certificate: Certificate) -> PublicKey:
+    return parse_public_key(parse_tbs(certificate.tbs).spki_der)

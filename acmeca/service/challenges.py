@@ -1,0 +1,189 @@
+"""Challenges: begin a validation, judge what was seen, roll authorization and order up (RFC 8555 §7.5, §8).
+
+Rule 1: a validation is a durable job before it is work, so that a restart takes it up again.
+Rule 2: one validation per challenge at a time, a bounded number per account and per target, none longer than 30 s.
+Rule 3: control is observed by `validation/`, judged by `acme/challenges.py`, and recorded here.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Final, Protocol
+
+from acmeca.acme.challenges import Http01Observation, judge_http01, key_authorization
+from acmeca.acme.identifiers import Identifier
+from acmeca.acme.objects import Account, Authorization, ChallengeType
+from acmeca.acme.problem import Problem, ProblemType
+from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
+from acmeca.service.accounts import Accounts
+from acmeca.service.ambient import Ambient
+from acmeca.storage.errors import StaleError, StorageError
+from acmeca.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 128
+_PER_ACCOUNT: Final = 32
+_PER_TARGET: Final = 4
+_SECONDS: Final = 30.0
+_AWAITED_SECONDS: Final = 0.25  # how long the answer to a challenge waits, so that a quick outcome needs no poll
+
+
+class Validator(Protocol):
+    """Observes what a host says about a token; any number of observations at once; never raises for the peer's doing."""
+
+    async def observe(self, identifier: Identifier, token: str) -> Http01Observation: ...
+
+
+class Challenges:
+    """The authorizations of this server and the validations under way."""
+
+    def __init__(self, store: Store, *, accounts: Accounts, validator: Validator, ambient: Ambient) -> None:
+        self._store = store
+        self._accounts = accounts
+        self._validator = validator
+        self._ambient = ambient
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._turns = _Turns()
+
+    async def authorization(self, account: Account, authorization_id: str) -> Authorization:
+        """One of the account's authorizations, with the status it has now (§7.1.6: "expired" comes by itself)."""
+        authorization = await self._store.orders.authorization(account.id, authorization_id)
+        if authorization is None:
+            raise Problem(ProblemType.MALFORMED, "there is no such authorization", status=404)
+        open_ = authorization.status in {AuthorizationStatus.PENDING, AuthorizationStatus.VALID}
+        if open_ and authorization.expires_at <= self._ambient.now():
+            return replace(authorization, status=AuthorizationStatus.EXPIRED)
+        return authorization
+
+    async def challenge(self, account: Account, authorization_id: str, challenge_type: str) -> Authorization:
+        """The authorization that a challenge URL belongs to."""
+        authorization = await self.authorization(account, authorization_id)
+        if authorization.challenge(challenge_type) is None:
+            raise Problem(ProblemType.MALFORMED, "there is no such challenge", status=404)
+        return authorization
+
+    async def respond(self, account: Account, authorization_id: str, challenge_type: str) -> Authorization:
+        """§7.5.1: the client says that it is ready. Begins the validation unless one was begun; never restarts one."""
+        authorization = await self.challenge(account, authorization_id, challenge_type)
+        type_ = ChallengeType(challenge_type)
+        challenge = authorization.challenge(type_)
+        is_pending = challenge is not None and challenge.status is ChallengeStatus.PENDING
+        if authorization.status is AuthorizationStatus.PENDING and is_pending:
+            try:
+                authorization = await self._store.orders.begin_validation(authorization, type_, at=self._ambient.now())
+            except StaleError:  # another request began it
+                return await self.authorization(account, authorization_id)
+            await asyncio.wait([self._start(authorization, type_)], timeout=_AWAITED_SECONDS)
+            return await self.authorization(account, authorization_id)
+        return authorization
+
+    async def deactivate(self, authorization: Authorization) -> Authorization:
+        """§7.5.2: the account gives the authorization up."""
+        if authorization.status not in {AuthorizationStatus.PENDING, AuthorizationStatus.VALID}:
+            raise Problem(
+                ProblemType.MALFORMED, f"the authorization is {authorization.status.value} and cannot be deactivated"
+            )
+        try:
+            return await self._store.orders.deactivate_authorization(authorization, at=self._ambient.now())
+        except StaleError:
+            raise Problem(
+                ProblemType.MALFORMED, "the authorization changed meanwhile; read it again", status=409
+            ) from None
+
+    async def resume(self) -> int:
+        """Take up the validations that a stopped process left; returns how many were started."""
+        started = 0
+        for job in await self._store.orders.validation_jobs():
+            if job.authorization.id in self._running:
+                continue
+            if job.challenge.status is not ChallengeStatus.PROCESSING or (
+                job.authorization.status is not AuthorizationStatus.PENDING
+            ):
+                await self._store.orders.drop_validation_job(job.authorization.id)
+                continue
+            self._start(job.authorization, job.challenge.type)
+            started += 1
+        return started
+
+    async def stop(self) -> None:
+        """Let what is under way end by itself for a moment, then leave it to the next start."""
+        running = list(self._running.values())
+        if running:
+            await asyncio.wait(running, timeout=_AWAITED_SECONDS)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _start(self, authorization: Authorization, type_: ChallengeType) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._validate(authorization, type_), name=f"validation {authorization.id}")
+        self._running[authorization.id] = task
+        task.add_done_callback(lambda _: self._running.pop(authorization.id, None))
+        return task
+
+    async def _validate(self, authorization: Authorization, type_: ChallengeType) -> None:
+        """Observe, judge, record. A failure of ours leaves the job for `resume`; the peer's is an outcome."""
+        challenge = authorization.challenge(type_)
+        known = await self._accounts.known(authorization.account_id)
+        if challenge is None or known is None:
+            return
+        try:
+            async with self._turns.turn(account=authorization.account_id, target=authorization.identifier.value):
+                async with asyncio.timeout(_SECONDS):
+                    observation = await self._validator.observe(authorization.identifier, challenge.token)
+            expected = key_authorization(challenge.token, known.key.thumbprint)
+            problem = judge_http01(observation, expected=expected)
+            await self._store.orders.record_outcome(
+                authorization, type_, problem=problem, evidence=_evidence(observation, problem), at=self._ambient.now()
+            )
+        except StaleError:
+            log.info("authorization %s was given up while it was validated", authorization.id)
+        except (StorageError, OSError, TimeoutError):
+            log.exception("validation of %s cannot be finished now; it is tried again", authorization.identifier)
+
+
+class _Turns:
+    """Bounds how many validations run at once: in all, per account, per target. Waiting is in the order of arrival."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._accounts: Counter[str] = Counter()
+        self._targets: Counter[str] = Counter()
+        self._all = 0
+
+    @asynccontextmanager
+    async def turn(self, *, account: str, target: str) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(self._has_room(account, target))
+            self._all += 1
+            self._accounts[account] += 1
+            self._targets[target] += 1
+        try:
+            yield
+        finally:
+            self._all -= 1
+            _release(self._accounts, account)
+            _release(self._targets, target)
+            async with self._changed:
+                self._changed.notify_all()
+
+    def _has_room(self, account: str, target: str) -> Callable[[], bool]:
+        return lambda: (
+            self._all < _AT_ONCE and self._accounts[account] < _PER_ACCOUNT and self._targets[target] < _PER_TARGET
+        )
+
+
+def _release(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
+
+
+def _evidence(observation: Http01Observation, problem: Problem | None) -> str:
+    """What the audit keeps: where control was shown, or why it was not. Nothing that a peer wrote goes in unescaped."""
+    if problem is not None:
+        return problem.detail
+    return f"{observation.url} from {', '.join(observation.endpoints_tried)}"

@@ -1,0 +1,144 @@
+"""The server's own certificates: its TLS listener's and the OCSP responders'. Issued by itself, renewed by itself.
+
+Rule 1: each lies with its key in one file of mode 0600 and is replaced as a whole; a start that finds a fresh one uses it.
+Rule 2: a certificate is renewed when two thirds of its life are over, with a new key.
+"""
+
+import ipaddress
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from acmeca.acme.identifiers import Identifier, IdentifierType, canonical_dns_name
+from acmeca.keystore.pem import Credential, KeystoreError, load_credential, write_credential
+from acmeca.pki.ocsp import Responder
+from acmeca.pki.template import Template
+from acmeca.policy.profiles import listener_template, responder_template
+from acmeca.service.ambient import Ambient
+from acmeca.service.certificates import Certificates
+from acmeca.service.issuers import Issuers, SigningIssuer
+from acmeca.service.status import Status
+
+log = logging.getLogger(__name__)
+
+LISTENER_FILE: Final = "listener.pem"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A credential on disk, read."""
+
+    credential: Credential
+    certificate: x509.Certificate
+
+    def is_fresh(self, now: datetime) -> bool:
+        start, end = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
+        return start <= now < start + (end - start) * 2 / 3
+
+
+class OwnCertificates:
+    """Keeps the listener's and the responders' certificates fresh.
+
+    `on_listener` is called with the path of the listener's credential whenever it is new, so that the listener takes it up.
+    """
+
+    def __init__(
+        self,
+        *,
+        certificates: Certificates,
+        issuers: Issuers,
+        status: Status,
+        base_url: str,
+        data_dir: Path,
+        ambient: Ambient,
+        on_listener: Callable[[Path], None],
+    ) -> None:
+        self._certificates = certificates
+        self._issuers = issuers
+        self._status = status
+        self._host = _host(base_url)
+        self._data_dir = data_dir
+        self._ambient = ambient
+        self._on_listener = on_listener
+        self._in_use: dict[Path, bytes] = {}
+
+    async def refresh(self) -> None:
+        """Issue what is missing or due, and hand out what is new. Safe to call at any time."""
+        for signer in self._issuers.signing:
+            await self._refresh_responder(signer)
+        path = self._data_dir / LISTENER_FILE
+        kept = await self._fresh(path, listener_template(), (self._host,), self._issuers.active)
+        if self._is_new(path, kept):
+            self._on_listener(path)
+
+    async def _refresh_responder(self, signer: SigningIssuer) -> None:
+        path = self._data_dir / "keys" / f"{signer.id}.ocsp.pem"
+        template = responder_template(f"OCSP responder {self._ambient.now():%Y-%m}")
+        kept = await self._fresh(path, template, (), signer)
+        if self._is_new(path, kept):
+            responder = Responder(
+                certificate_der=kept.credential.chain[0], key=kept.credential.key, issuer=signer.issuer
+            )
+            self._status.use_responder(signer.id, responder)
+
+    def _is_new(self, path: Path, kept: _Kept) -> bool:
+        is_new = self._in_use.get(path) != kept.credential.chain[0]
+        self._in_use[path] = kept.credential.chain[0]
+        return is_new
+
+    async def _fresh(
+        self, path: Path, template: Template, names: tuple[Identifier, ...], signer: SigningIssuer
+    ) -> _Kept:
+        """What lies at `path` while it is fresh, of this issuer and for these names, else a new one."""
+        kept = _load(path)
+        if kept is not None and kept.is_fresh(self._ambient.now()) and self._fits(kept, names, signer):
+            return kept
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = await self._certificates.issue_own(template, names, key.public_key(), signer=signer)
+        chain = (certificate.der, *self._issuers.chain(signer.id))
+        write_credential(path, Credential(key, chain))
+        log.info(
+            "issued the %s certificate %s, valid until %s", template.name, certificate.serial, certificate.not_after
+        )
+        return _Kept(Credential(key, chain), x509.load_der_x509_certificate(chain[0]))
+
+    @staticmethod
+    def _fits(kept: _Kept, names: tuple[Identifier, ...], signer: SigningIssuer) -> bool:
+        if kept.certificate.issuer.public_bytes() != signer.issuer.subject_der:
+            return False
+        wanted = {name.value for name in names}
+        return not wanted or wanted == _names(kept.certificate)
+
+
+def _host(base_url: str) -> Identifier:
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return Identifier(IdentifierType.IP, str(ipaddress.ip_address(host)))
+    except ValueError:
+        return Identifier(IdentifierType.DNS, canonical_dns_name(host))
+
+
+def _names(certificate: x509.Certificate) -> set[str]:
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {
+        *names.get_values_for_type(x509.DNSName),
+        *(str(address) for address in names.get_values_for_type(x509.IPAddress)),
+    }
+
+
+def _load(path: Path) -> _Kept | None:
+    if not path.exists():
+        return None
+    try:
+        credential = load_credential(path)
+    except KeystoreError as error:
+        log.warning("%s; a new one is made", error)
+        return None
+    return _Kept(credential, x509.load_der_x509_certificate(credential.chain[0]))

@@ -1,0 +1,100 @@
+"""Who sent this request? The order of RFC 8555 §6: envelope, account, signature, nonce; then, and only then, the payload.
+
+Rule 1: a service takes an `AccountRequest` or a `KeyRequest`, never a body. Only this module makes them.
+Rule 2: a nonce is spent after the signature was verified and before anything changes (RULES §1, step 7).
+"""
+
+from dataclasses import dataclass
+
+from acmeca.acme import jws
+from acmeca.acme.jwk import PublicKey
+from acmeca.acme.nonces import Nonces
+from acmeca.acme.objects import Account
+from acmeca.acme.problem import Problem, ProblemType
+from acmeca.acme.states import AccountStatus
+from acmeca.service.accounts import Accounts
+from acmeca.urls import Urls
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRequest:
+    """A request signed by the key of a valid account. An empty `payload` is a POST-as-GET (§6.3)."""
+
+    account: Account
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """A request signed by a key that stands in it: a new account's, or a certificate's own."""
+
+    key: PublicKey
+    payload: bytes
+
+
+class Requests:
+    """Turns bodies into requests of known senders."""
+
+    def __init__(self, *, accounts: Accounts, nonces: Nonces, urls: Urls) -> None:
+        self._accounts = accounts
+        self._nonces = nonces
+        self._account_prefix = urls.account("")
+
+    async def by_account(self, body: bytes, *, url: str) -> AccountRequest:
+        """A request that has to be signed with a `kid` (§6.2: all but newAccount and, at times, revokeCert)."""
+        request = jws.parse(body, url=url)
+        if request.kid is None:
+            raise Problem(
+                ProblemType.MALFORMED, 'this resource takes requests signed by an account: send "kid", not "jwk"'
+            )
+        return await self._account_request(request, request.kid)
+
+    async def by_new_key(self, body: bytes, *, url: str) -> KeyRequest:
+        """A request that has to carry its key (§7.3)."""
+        request = jws.parse(body, url=url)
+        if request.jwk is None:
+            raise Problem(
+                ProblemType.MALFORMED, 'newAccount takes requests with the key in them: send "jwk", not "kid"'
+            )
+        return self._key_request(request, request.jwk)
+
+    async def by_account_or_key(self, body: bytes, *, url: str) -> AccountRequest | KeyRequest:
+        """A request of either form (§7.6)."""
+        request = jws.parse(body, url=url)
+        if request.kid is not None:
+            return await self._account_request(request, request.kid)
+        if request.jwk is None:  # parse lets exactly one of the two through
+            raise Problem(ProblemType.MALFORMED, 'the protected header needs either "kid" or "jwk"')
+        return self._key_request(request, request.jwk)
+
+    async def _account_request(self, request: jws.UnverifiedRequest, kid: str) -> AccountRequest:
+        # RULES §1, step 5: "kid must equal the account URL we gave, character for character".
+        known = None
+        if kid.startswith(self._account_prefix):
+            known = await self._accounts.known(kid[len(self._account_prefix) :])
+        if known is None:
+            raise Problem(
+                ProblemType.ACCOUNT_DOES_NOT_EXIST, 'no account has the URL in "kid"; register with newAccount first'
+            )
+        verified = jws.verify(request, known.key)
+        self._redeem(request)
+        if known.account.status is not AccountStatus.VALID:
+            # §7.3.6: "the server MUST reject requests … authorized by that account's key … with … unauthorized"
+            raise Problem(
+                ProblemType.UNAUTHORIZED,
+                f"the account is {known.account.status.value} and can do nothing any more",
+                status=401,
+            )
+        if known.is_blocked:
+            raise Problem(ProblemType.UNAUTHORIZED, "the account's key was reported as compromised")
+        return AccountRequest(known.account, verified.payload)
+
+    def _key_request(self, request: jws.UnverifiedRequest, key: PublicKey) -> KeyRequest:
+        verified = jws.verify(request, key)
+        self._redeem(request)
+        return KeyRequest(key, verified.payload)
+
+    def _redeem(self, request: jws.UnverifiedRequest) -> None:
+        if not self._nonces.redeem(request.nonce):
+            # §6.5: "the server MUST include a Replay-Nonce" with this answer; web/middleware.py does on all of them.
+            raise Problem(ProblemType.BAD_NONCE, "the nonce was used before or is not ours; repeat with a fresh one")

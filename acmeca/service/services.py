@@ -1,0 +1,30 @@
+"""The services of one server, as the layers above see them."""
+
+from dataclasses import dataclass
+
+from acmeca.acme.nonces import Nonces
+from acmeca.service.accounts import Accounts
+from acmeca.service.ambient import Ambient
+from acmeca.service.certificates import Certificates
+from acmeca.service.challenges import Challenges
+from acmeca.service.issuers import Issuers
+from acmeca.service.orders import Orders
+from acmeca.service.requests import Requests
+from acmeca.service.status import Status
+from acmeca.urls import Urls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """One value that listeners are given; `app.py` makes it."""
+
+    ambient: Ambient
+    urls: Urls
+    nonces: Nonces
+    requests: Requests
+    accounts: Accounts
+    orders: Orders
+    challenges: Challenges
+    certificates: Certificates
+    issuers: Issuers
+    status: Status

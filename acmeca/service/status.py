@@ -1,0 +1,323 @@
+"""Certificate status: OCSP answers and CRLs, from the same rows (RFC 6960, RFC 9919, RFC 5280 §5).
+
+Rule 1: an answer is signed when it is first asked for and kept until half of its life; what was revoked is dropped in the
+step that learns of the revocation, before the next request is read.
+Rule 2: an answer is never "good" for a serial that we did not record and sign (RULES §5).
+Rule 3: a CRL takes its number and fixes its content before it is signed (`storage/crls.py`).
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from acmeca.errors import NotFound
+from acmeca.pki.crl import build_tbs_crl, encode_entry, sign_crl
+from acmeca.pki.ocsp import (
+    UNSUCCESSFUL,
+    AnswerError,
+    AnyCertId,
+    CertId,
+    CertStatus,
+    Good,
+    MalformedRequestError,
+    OcspRequest,
+    Responder,
+    ResponseStatus,
+    Revoked,
+    SingleAnswer,
+    Unknown,
+    parse_request,
+    sign_response,
+)
+from acmeca.service.ambient import Ambient
+from acmeca.service.issuers import Issuers, SigningIssuer
+from acmeca.storage.certificates import SerialStatus
+from acmeca.storage.crls import Crl, CrlDraft
+from acmeca.storage.errors import StaleError
+from acmeca.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+_KEPT_ANSWERS: Final = 200_000  # some 1.5 KiB each
+_KEPT_ENCODINGS: Final = 8
+_KEPT_REQUESTS: Final = 200_000
+_MAX_AGE: Final = timedelta(minutes=5)  # how long a cache may hold an answer (DESIGN §6)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSettings:
+    """How long status information lives: an OCSP answer, a CRL, and how often a CRL is made anew."""
+
+    ocsp_lifetime: timedelta
+    crl_lifetime: timedelta
+    crl_interval: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class OcspAnswer:
+    """An OCSPResponse as DER, and what HTTP says about it (RFC 9919 §7.2).
+
+    `is_authoritative` is False for error responses, which are not signed and must not be cached. `is_private` marks an
+    answer with a nonce: it is of use to one client once. `etag` is a quoted strong validator.
+    """
+
+    body: bytes
+    is_authoritative: bool
+    is_private: bool
+    this_update: datetime
+    next_update: datetime
+    refresh_at: datetime
+    etag: str
+
+    def max_age(self, now: datetime) -> int:
+        """Seconds for which a cache may serve it: at most five minutes, never past nextUpdate."""
+        return max(0, int(min(_MAX_AGE, self.next_update - now).total_seconds()))
+
+
+class Status:
+    """Answers about the certificates of every issuer that this server signs for."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        issuers: Issuers,
+        settings: StatusSettings,
+        ambient: Ambient,
+    ) -> None:
+        self._store = store
+        self._issuers = issuers
+        self._settings = settings
+        self._ambient = ambient
+        self._responders: dict[str, Responder] = {}
+        # By issuer and serial, then by the CertID as it was sent: an answer echoes its encoding.
+        self._answers: OrderedDict[tuple[str, int], dict[bytes, OcspAnswer]] = OrderedDict()
+        self._requests: OrderedDict[tuple[str, bytes], OcspRequest] = OrderedDict()
+        self._generation = 0  # rises with each revocation: what was read before is not kept afterwards
+        self._crls: dict[str, Crl] = {}
+        self._publishing: dict[str, asyncio.Lock] = {}
+        self.crl_due = asyncio.Event()
+
+    # --- OCSP ---------------------------------------------------------------------------------------------------
+
+    def use_responder(self, issuer_id: str, responder: Responder) -> None:
+        """Sign this issuer's answers with a new delegated key from now on; answers of the old one are dropped."""
+        self._responders[issuer_id] = responder
+        self._generation += 1
+        for key in [key for key in self._answers if key[0] == issuer_id]:
+            del self._answers[key]
+
+    def forget(self, issuer_id: str, serial: int) -> None:
+        """A certificate was revoked: drop what was signed of it, and ask for a new CRL."""
+        self._generation += 1
+        self._answers.pop((issuer_id, serial), None)
+        self.crl_due.set()
+
+    async def ocsp(self, issuer_id: str, request_der: bytes) -> OcspAnswer:
+        """The answer to an OCSP request that was sent to this issuer's URL. Never raises for what a client sent.
+
+        Step 1: the request is read, strictly. Step 2: an issuer that is not ours, or none of whose certificates is asked
+        about, is `unauthorized` (RFC 9919 §3.2.1). Step 3: a request for one certificate without a nonce is answered with
+        what was signed before, while that is fresh. Step 4: everything else is signed now.
+        """
+        now = self._ambient.now()
+        # Step 1
+        try:
+            request = self._parse(issuer_id, request_der)
+        except MalformedRequestError as error:
+            log.debug("malformed OCSP request: %s", error)
+            return self._unsuccessful(ResponseStatus.MALFORMED_REQUEST, now)
+        # Step 2
+        signer = self._issuers.signer(issuer_id)
+        if signer is None or not any(_is_about(cert_id, signer) for cert_id in request.cert_ids):
+            return self._unsuccessful(ResponseStatus.UNAUTHORIZED, now)
+        responder = self._responders.get(issuer_id)
+        if responder is None:
+            log.error("issuer %s has no OCSP responder", issuer_id)
+            return self._unsuccessful(ResponseStatus.TRY_LATER, now)
+        try:
+            return await self._answer(signer, responder, request, now)
+        except AnswerError as error:  # the clock jumped, and the responder's certificate is renewed in a moment
+            log.error("issuer %s cannot answer now: %s", issuer_id, error)  # noqa: TRY400  (the message is all there is)
+            return self._unsuccessful(ResponseStatus.TRY_LATER, now)
+
+    async def _answer(
+        self, signer: SigningIssuer, responder: Responder, request: OcspRequest, now: datetime
+    ) -> OcspAnswer:
+        """Steps 3 and 4 of `ocsp`."""
+        # Step 3
+        cert_id = request.cert_ids[0]
+        if request.nonce is not None or len(request.cert_ids) > 1 or not isinstance(cert_id, CertId):
+            return await self._sign(signer, responder, request, now)
+        kept = self._answers.get((signer.id, cert_id.serial), {}).get(cert_id.encoding)
+        if kept is not None and kept.this_update <= now < kept.refresh_at:
+            return kept
+        # Step 4
+        generation = self._generation
+        answer = await self._sign(signer, responder, request, now)
+        if generation == self._generation:  # nothing was revoked between the reading and here
+            self._keep(signer.id, cert_id, answer)
+        return answer
+
+    def _keep(self, issuer_id: str, cert_id: CertId, answer: OcspAnswer) -> None:
+        encodings = self._answers.setdefault((issuer_id, cert_id.serial), {})
+        if len(encodings) >= _KEPT_ENCODINGS:  # one CertID has few honest spellings: four hashes, parameters or none
+            encodings.clear()
+        encodings[cert_id.encoding] = answer
+        if len(self._answers) > _KEPT_ANSWERS:
+            self._answers.popitem(last=False)
+
+    def _parse(self, issuer_id: str, request_der: bytes) -> OcspRequest:
+        key = (issuer_id, request_der)
+        request = self._requests.get(key)
+        if request is None:
+            request = parse_request(request_der)
+            if request.nonce is None:  # one with a nonce never comes again
+                self._requests[key] = request
+                if len(self._requests) > _KEPT_REQUESTS:
+                    self._requests.popitem(last=False)
+        return request
+
+    async def _sign(
+        self, signer: SigningIssuer, responder: Responder, request: OcspRequest, now: datetime
+    ) -> OcspAnswer:
+        next_update = min(now + self._settings.ocsp_lifetime, responder.not_after)
+        answers = [
+            SingleAnswer(cert_id, await self._status(signer, cert_id), this_update=now, next_update=next_update)
+            for cert_id in request.cert_ids
+        ]
+        body = sign_response(responder=responder, answers=answers, produced_at=now, nonce=request.nonce)
+        return OcspAnswer(
+            body=body,
+            is_authoritative=True,
+            is_private=request.nonce is not None,
+            this_update=now,
+            next_update=next_update,
+            refresh_at=now + (next_update - now) / 2,
+            etag=_etag(body),
+        )
+
+    async def _status(self, signer: SigningIssuer, cert_id: AnyCertId) -> CertStatus:
+        if not isinstance(cert_id, CertId) or not cert_id.matches(signer.issuer):
+            return Unknown()
+        return _cert_status(await self._store.certificates.status_of(signer.id, format_serial(cert_id.serial)))
+
+    def _unsuccessful(self, status: ResponseStatus, now: datetime) -> OcspAnswer:
+        body = UNSUCCESSFUL[status]
+        return OcspAnswer(
+            body=body,
+            is_authoritative=False,
+            is_private=False,
+            this_update=now,
+            next_update=now,
+            refresh_at=now,
+            etag=_etag(body),
+        )
+
+    # --- CRLs ---------------------------------------------------------------------------------------------------
+
+    async def crl(self, issuer_id: str) -> Crl:
+        """The newest published CRL of an issuer or a root. Raises `NotFound`."""
+        crl = self._crls.get(issuer_id)
+        if crl is None:
+            crl = await self._store.crls.latest(issuer_id)
+            if crl is None:
+                raise NotFound(f"issuer {issuer_id} has no CRL")
+            self._crls[issuer_id] = crl
+        return crl
+
+    async def publish_crl(self, issuer_id: str) -> Crl:
+        """Make, check and publish a CRL of everything revoked so far. Raises `NotFound` for an issuer without a key here."""
+        signer = self._issuers.signer(issuer_id)
+        if signer is None:
+            raise NotFound(f"there is no issuer {issuer_id} whose key is here; a root's CRL is made where its key is")
+        async with self._lock(issuer_id):
+            return await self._publish(signer)
+
+    async def publish_if_due(self, issuer_id: str) -> Crl:
+        """Publish when revocations wait or the interval is over; else the newest one, which somebody else just made."""
+        signer = self._issuers.signer(issuer_id)
+        async with self._lock(issuer_id):
+            if signer is not None and await self._is_crl_due(issuer_id):
+                return await self._publish(signer)
+            return await self.crl(issuer_id)
+
+    async def _publish(self, signer: SigningIssuer) -> Crl:
+        issuer_id = signer.id
+        now = self._ambient.now()
+        draft = await self._store.crls.begin(
+            issuer_id,
+            this_update=now,
+            next_update=min(now + self._settings.crl_lifetime, signer.issuer.not_after),
+        )
+        der = await asyncio.to_thread(_sign_crl, signer, draft)  # long with many entries
+        try:
+            crl = await self._store.crls.publish(draft, der, at=now)
+        except StaleError:  # somebody published a newer one, which holds all that this one does
+            self._crls.pop(issuer_id, None)
+            return await self.crl(issuer_id)
+        self._crls[issuer_id] = crl
+        log.info("published CRL %d of issuer %s with %d entries", crl.number, issuer_id, crl.entries)
+        return crl
+
+    async def publish_due_crls(self) -> None:
+        """Publish the CRL of each issuer that has revocations waiting, or whose CRL is older than the interval."""
+        self.crl_due.clear()
+        for signer in self._issuers.signing:
+            await self.publish_if_due(signer.id)
+
+    async def seconds_to_next_crl(self) -> float:
+        """When `publish_due_crls` has something to do at the latest."""
+        now = self._ambient.now()
+        due = [
+            (await self.crl(signer.id)).this_update + self._settings.crl_interval for signer in self._issuers.signing
+        ]
+        return max(0.0, (min(due, default=now + self._settings.crl_interval) - now).total_seconds())
+
+    def _lock(self, issuer_id: str) -> asyncio.Lock:
+        return self._publishing.setdefault(issuer_id, asyncio.Lock())
+
+    async def _is_crl_due(self, issuer_id: str) -> bool:
+        latest = await self._store.crls.latest(issuer_id)
+        if latest is None or await self._store.crls.pending_revocations(issuer_id):
+            return True
+        now = self._ambient.now()
+        # A thisUpdate in the future means that the clock was wrong then; a CRL that nobody believes is no CRL.
+        return not latest.this_update <= now < latest.this_update + self._settings.crl_interval
+
+
+def format_serial(serial: int) -> str:
+    """A serial as the store keeps it: lower-case hex of its octets, two digits each."""
+    return serial.to_bytes(max(1, (serial.bit_length() + 7) // 8), "big").hex()
+
+
+def _is_about(cert_id: AnyCertId, signer: SigningIssuer) -> bool:
+    return isinstance(cert_id, CertId) and cert_id.matches(signer.issuer)
+
+
+def _cert_status(status: SerialStatus | None) -> CertStatus:
+    if status is None:
+        return Unknown()
+    if status.revoked_at is not None:
+        return Revoked(status.revoked_at, status.reason)
+    return Good() if status.is_signed else Unknown()
+
+
+def _sign_crl(signer: SigningIssuer, draft: CrlDraft) -> bytes:
+    entries = b"".join(encode_entry(int(serial, 16), at, reason) for serial, at, reason in draft.revoked)
+    tbs = build_tbs_crl(
+        issuer=signer.issuer,
+        number=draft.number,
+        this_update=draft.this_update,
+        next_update=draft.next_update,
+        entries=entries,
+    )
+    return sign_crl(tbs, signer.issuer, signer.key)
+
+
+def _etag(body: bytes) -> str:
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'

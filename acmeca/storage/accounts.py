@@ -1,0 +1,131 @@
+"""Accounts: found by id or by key, made once per key, never deleted.
+
+Rule 1: one key, one account (RFC 8555 §7.3.1), held by the UNIQUE thumbprint.
+Rule 2: a deactivated account keeps its row and its key, so that the key is refused for ever (RULES §2).
+"""
+
+import json
+from datetime import datetime
+
+from acmeca import audit
+from acmeca.acme.objects import Account
+from acmeca.acme.states import ACCOUNT_MOVES, AccountStatus, require_move
+from acmeca.storage.audit import append
+from acmeca.storage.database import Database, Reader, Row, Transaction
+from acmeca.storage.errors import StaleError
+from acmeca.storage.times import from_seconds, to_seconds
+
+
+class Accounts:
+    """The table `accounts`. Reads see what is committed; each write is one transaction with its audit event."""
+
+    def __init__(self, database: Database, *, writer: str) -> None:
+        self._database = database
+        self._writer = writer
+
+    async def by_id(self, account_id: str) -> Account | None:
+        return await _by_id(self._database, account_id)
+
+    async def by_thumbprint(self, thumbprint: str) -> Account | None:
+        return await _by_thumbprint(self._database, thumbprint)
+
+    async def create(self, account: Account) -> Account:
+        """Store a new account, or return the one that has its key already (§7.3.1), whoever came first."""
+
+        async def body(tx: Transaction) -> Account:
+            existing = await _by_thumbprint(tx, account.thumbprint)
+            if existing is not None:
+                return existing
+            await tx.execute(
+                "INSERT INTO accounts (id, thumbprint, jwk, status, contact, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+                account.id,
+                account.thumbprint,
+                account.jwk,
+                account.status.value,
+                json.dumps(account.contact),
+                to_seconds(account.created_at),
+            )
+            event = audit.AccountCreated(
+                actor=audit.account_actor(account.id),
+                account_id=account.id,
+                thumbprint=account.thumbprint,
+                contact=account.contact,
+            )
+            await append(tx, writer=self._writer, at=account.created_at, event=event)
+            return account
+
+        return await self._database.write(body)
+
+    async def replace_contact(self, account_id: str, contact: tuple[str, ...], *, at: datetime) -> Account:
+        """Set the contacts of a valid account (§7.3.2); `StaleError` when it is valid no longer."""
+
+        async def body(tx: Transaction) -> Account:
+            changed = await tx.execute(
+                "UPDATE accounts SET contact = $1 WHERE id = $2 AND status = 'valid'", json.dumps(contact), account_id
+            )
+            if changed != 1:
+                raise StaleError(f"account {account_id} is not valid")
+            event = audit.AccountUpdated(actor=audit.account_actor(account_id), account_id=account_id, contact=contact)
+            await append(tx, writer=self._writer, at=at, event=event)
+            return await _existing(tx, account_id)
+
+        return await self._database.write(body)
+
+    async def deactivate(self, account_id: str, *, at: datetime) -> Account:
+        """End an account for good (§7.3.6); `StaleError` when it is valid no longer.
+
+        "The server … SHOULD cancel any pending operations authorized by the account's key": its open orders become
+        invalid and its open authorizations are deactivated in the same transaction.
+        """
+        require_move(ACCOUNT_MOVES, AccountStatus.VALID, AccountStatus.DEACTIVATED)
+
+        async def body(tx: Transaction) -> Account:
+            changed = await tx.execute(
+                "UPDATE accounts SET status = 'deactivated' WHERE id = $1 AND status = 'valid'", account_id
+            )
+            if changed != 1:
+                raise StaleError(f"account {account_id} is not valid")
+            await tx.execute(
+                "UPDATE orders SET status = 'invalid' WHERE account_id = $1 AND status IN ('pending', 'ready')",
+                account_id,
+            )
+            await tx.execute(
+                "UPDATE authorizations SET status = 'deactivated' WHERE account_id = $1 AND status IN ('pending', 'valid')",
+                account_id,
+            )
+            event = audit.AccountDeactivated(actor=audit.account_actor(account_id), account_id=account_id)
+            await append(tx, writer=self._writer, at=at, event=event)
+            return await _existing(tx, account_id)
+
+        return await self._database.write(body)
+
+
+_COLUMNS = "id, thumbprint, jwk, status, contact, created_at"
+
+
+async def _by_id(reader: Reader, account_id: str) -> Account | None:
+    row = await reader.fetch_one(f"SELECT {_COLUMNS} FROM accounts WHERE id = $1", account_id)
+    return None if row is None else _account(row)
+
+
+async def _by_thumbprint(reader: Reader, thumbprint: str) -> Account | None:
+    row = await reader.fetch_one(f"SELECT {_COLUMNS} FROM accounts WHERE thumbprint = $1", thumbprint)
+    return None if row is None else _account(row)
+
+
+async def _existing(reader: Reader, account_id: str) -> Account:
+    account = await _by_id(reader, account_id)
+    if account is None:
+        raise StaleError(f"account {account_id} is gone")
+    return account
+
+
+def _account(row: Row) -> Account:
+    return Account(
+        id=row["id"],
+        thumbprint=row["thumbprint"],
+        jwk=row["jwk"],
+        status=AccountStatus(row["status"]),
+        contact=tuple(json.loads(row["contact"])),
+        created_at=from_seconds(row["created_at"]),
+    )

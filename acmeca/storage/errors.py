@@ -1,0 +1,40 @@
+"""What can go wrong in storage.
+
+Rule 1: no exception of a database library leaves `storage/`; the driver turns each into one of these.
+Rule 2: a text here names columns, files and processes, never the values of a row.
+"""
+
+from pathlib import Path
+
+from acmeca.errors import AcmecaError
+
+
+class StorageError(AcmecaError):
+    """The database could not do what was asked: disk full, I/O error, locked, closed, a broken constraint.
+
+    Raised from a write it means that the write is not there, with one exception: when the commit itself met an I/O error
+    and the machine stops right after, it may be there after all.
+    """
+
+
+class NotUniqueError(StorageError):
+    """A row with these values exists already. `columns` are the columns of the constraint, as `table.column`."""
+
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        super().__init__(f"a row with the same {', '.join(columns)} exists already")
+        self.columns = columns
+
+
+class StaleError(StorageError):
+    """A compare-and-swap lost: the row is no longer in the state it was read in. Raised by the stores, not the driver."""
+
+
+class LockedError(StorageError):
+    """Another process works in the data directory. `pid` is what it wrote down, or None when that cannot be read."""
+
+    def __init__(self, data_dir: Path, pid: int | None) -> None:
+        holder = "another process" if pid is None else f"process {pid}"
+        super().__init__(
+            f"{data_dir} is in use by {holder}: stop it first, or let the running server do this over its admin socket"
+        )
+        self.pid = pid

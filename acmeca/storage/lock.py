@@ -1,0 +1,65 @@
+"""The store's lock: one process at a time works in a data directory.
+
+Rule 1: the lock is the kernel's (`flock`), not the file: it is gone when its holder is, however it ended. The file stays,
+because deleting it would let two processes hold two files of one name.
+Rule 2: the process id inside is for people. Nothing is decided by it.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from acmeca.storage.errors import LockedError, StorageError
+
+_NAME: Final = "acmeca.lock"
+
+
+class StoreLock:
+    """The lock on one data directory, taken by `acquire` or `with`. A process forked while it is held shares it."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._file: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock now, or raise `LockedError`; `StorageError` when the directory or its file system forbids."""
+        path = self._data_dir / _NAME
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StorageError(f"cannot open {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError as error:
+            holder = _read_pid(file)
+            os.close(file)
+            raise LockedError(self._data_dir, holder) from error
+        except OSError as error:
+            os.close(file)
+            raise StorageError(f"cannot lock {path}: {error.strerror}") from error
+        self._file = file
+
+    def release(self) -> None:
+        """Let go of the lock; harmless when it is not held."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            os.ftruncate(file, 0)
+            os.close(file)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _read_pid(file: int) -> int | None:
+    text = os.pread(file, 32, 0).strip()
+    return int(text) if text.isdigit() else None

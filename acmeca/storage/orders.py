@@ -1,0 +1,404 @@
+"""Orders, their authorizations and the validations under way.
+
+Rule 1: a status moves by compare-and-swap only: the UPDATE names the status it moves from, and no changed row means that
+somebody else was faster (`StaleError`).
+Rule 2: a challenge, its authorization and every order that waits for it move in one transaction with the audit event.
+Rule 3: every read for a client carries the account; what belongs to another account does not exist (RULES §2).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from acmeca import audit
+from acmeca.acme.identifiers import Identifier, IdentifierType
+from acmeca.acme.objects import Authorization, Challenge, ChallengeType, Order, format_time
+from acmeca.acme.problem import Problem
+from acmeca.acme.states import (
+    AUTHORIZATION_MOVES,
+    CHALLENGE_MOVES,
+    ORDER_MOVES,
+    AuthorizationStatus,
+    ChallengeStatus,
+    OrderStatus,
+    require_move,
+)
+from acmeca.storage.audit import append
+from acmeca.storage.database import Database, Reader, Row, Transaction
+from acmeca.storage.errors import StaleError
+from acmeca.storage.times import from_seconds, to_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationJob:
+    """A validation begun and not yet judged: what a restarted server takes up again."""
+
+    authorization: Authorization
+    challenge: Challenge
+
+
+@dataclass(frozen=True, slots=True)
+class OrderPage:
+    """One page of an account's orders (§7.1.2.1); `cursor` asks for the next page, None on the last."""
+
+    order_ids: tuple[str, ...]
+    cursor: str | None
+
+
+class Orders:
+    """The tables `orders`, `authorizations`, `order_authorizations` and `validation_jobs`."""
+
+    def __init__(self, database: Database, *, writer: str) -> None:
+        self._database = database
+        self._writer = writer
+
+    async def create(self, order: Order, authorizations: Sequence[Authorization]) -> None:
+        """Store a new order with its new authorizations, or nothing; `StaleError` when the account is valid no longer."""
+
+        async def body(tx: Transaction) -> None:
+            inserted = await tx.execute(
+                "INSERT INTO orders (id, account_id, status, identifiers, created_at, expires_at)"
+                " SELECT $1, id, $3, $4, $5, $6 FROM accounts WHERE id = $2 AND status = 'valid'",
+                order.id,
+                order.account_id,
+                order.status.value,
+                json.dumps([[identifier.type.value, identifier.value] for identifier in order.identifiers]),
+                to_seconds(order.created_at),
+                to_seconds(order.expires_at),
+            )
+            if inserted != 1:
+                raise StaleError(f"account {order.account_id} is not valid")
+            for position, authorization in enumerate(authorizations):
+                await tx.execute(
+                    "INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, status,"
+                    " challenges, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                    authorization.id,
+                    authorization.account_id,
+                    authorization.identifier.type.value,
+                    authorization.identifier.value,
+                    int(authorization.wildcard),
+                    authorization.status.value,
+                    _dump_challenges(authorization.challenges),
+                    to_seconds(authorization.expires_at),
+                )
+                await tx.execute(
+                    "INSERT INTO order_authorizations (order_id, position, authorization_id) VALUES ($1, $2, $3)",
+                    order.id,
+                    position,
+                    authorization.id,
+                )
+
+        await self._database.write(body)
+
+    async def record_refusal(self, account_id: str, reasons: Mapping[str, str], *, at: datetime) -> None:
+        """Write down that an order was refused, and why, by name."""
+        event = audit.OrderRefused(actor=audit.account_actor(account_id), account_id=account_id, reasons=dict(reasons))
+
+        async def body(tx: Transaction) -> None:
+            await append(tx, writer=self._writer, at=at, event=event)
+
+        await self._database.write(body)
+
+    async def by_id(self, account_id: str, order_id: str) -> Order | None:
+        return await _order(self._database, account_id, order_id)
+
+    async def page(self, account_id: str, *, cursor: str | None, limit: int) -> OrderPage:
+        """Ids of an account's orders, oldest first; invalid ones are left out, as §7.1.2.1 asks.
+
+        A cursor is the id of the last order of the page before; one that is not the account's yields an empty page.
+        """
+        rows = await self._database.fetch_all(
+            "SELECT o.id FROM orders o WHERE o.account_id = $1 AND o.status <> 'invalid'"
+            " AND ($2 = '' OR (o.created_at, o.id) >"
+            " (SELECT c.created_at, c.id FROM orders c WHERE c.id = $2 AND c.account_id = $1))"
+            " ORDER BY o.created_at, o.id LIMIT $3",
+            account_id,
+            cursor or "",
+            limit + 1,
+        )
+        ids = tuple(row["id"] for row in rows[:limit])
+        return OrderPage(ids, ids[-1] if len(rows) > limit else None)
+
+    async def authorization(self, account_id: str, authorization_id: str) -> Authorization | None:
+        row = await self._database.fetch_one(
+            f"SELECT {_AUTHORIZATION} FROM authorizations a WHERE a.id = $1 AND a.account_id = $2",
+            authorization_id,
+            account_id,
+        )
+        return None if row is None else _authorization(row)
+
+    async def valid_identifiers(self, account_id: str, *, at: datetime) -> frozenset[Identifier]:
+        """What the account holds valid, unexpired authorizations for; a wildcard's keeps its `*.` (§7.6)."""
+        rows = await self._database.fetch_all(
+            "SELECT DISTINCT identifier_type, identifier_value, wildcard FROM authorizations"
+            " WHERE account_id = $1 AND status = 'valid' AND expires_at > $2",
+            account_id,
+            to_seconds(at),
+        )
+        return frozenset(
+            Identifier(
+                IdentifierType(row["identifier_type"]), ("*." if row["wildcard"] else "") + row["identifier_value"]
+            )
+            for row in rows
+        )
+
+    async def begin_validation(
+        self, authorization: Authorization, challenge_type: ChallengeType, *, at: datetime
+    ) -> Authorization:
+        """Move a pending challenge to processing and leave a job for it; `StaleError` when it moved meanwhile."""
+        moved = _with_challenge(authorization, challenge_type, ChallengeStatus.PROCESSING)
+
+        async def body(tx: Transaction) -> None:
+            await _swap_authorization(tx, authorization, moved)
+            await tx.execute(
+                "INSERT INTO validation_jobs (authorization_id, challenge_type, created_at) VALUES ($1, $2, $3)",
+                authorization.id,
+                challenge_type.value,
+                to_seconds(at),
+            )
+
+        await self._database.write(body)
+        return moved
+
+    async def validation_jobs(self) -> list[ValidationJob]:
+        """Every validation that was begun and has no outcome, oldest first."""
+        rows = await self._database.fetch_all(
+            f"SELECT {_AUTHORIZATION}, j.challenge_type FROM validation_jobs j"
+            " JOIN authorizations a ON a.id = j.authorization_id ORDER BY j.created_at, a.id"
+        )
+        jobs = []
+        for row in rows:
+            authorization = _authorization(row)
+            challenge = authorization.challenge(row["challenge_type"])
+            if challenge is not None:
+                jobs.append(ValidationJob(authorization, challenge))
+        return jobs
+
+    async def record_outcome(
+        self,
+        authorization: Authorization,
+        challenge_type: ChallengeType,
+        *,
+        problem: Problem | None,
+        evidence: str,
+        at: datetime,
+    ) -> Authorization:
+        """Judge a processing challenge: valid without a problem, invalid with one, and roll it up (§7.1.6).
+
+        `evidence` is what the audit keeps of how control was shown. `StaleError` when the authorization moved meanwhile
+        (it was deactivated, or another process judged it).
+        """
+        status = ChallengeStatus.VALID if problem is None else ChallengeStatus.INVALID
+        moved = replace(
+            _with_challenge(
+                authorization,
+                challenge_type,
+                status,
+                validated_at=at if problem is None else None,
+                error=None if problem is None else problem.to_json(),
+            ),
+            status=AuthorizationStatus.VALID if problem is None else AuthorizationStatus.INVALID,
+        )
+        require_move(AUTHORIZATION_MOVES, authorization.status, moved.status)
+
+        async def body(tx: Transaction) -> None:
+            await tx.execute("DELETE FROM validation_jobs WHERE authorization_id = $1", authorization.id)
+            await _swap_authorization(tx, authorization, moved)
+            if problem is None:
+                await _make_orders_ready(tx, authorization.id)
+            else:
+                await _invalidate_orders(tx, authorization.id, error=problem.to_json())
+            event_type = audit.AuthorizationValidated if problem is None else audit.AuthorizationFailed
+            event = event_type(
+                actor=audit.account_actor(authorization.account_id),
+                authorization_id=authorization.id,
+                identifier=authorization.identifier.value,
+                challenge_type=challenge_type.value,
+                evidence=evidence,
+            )
+            await append(tx, writer=self._writer, at=at, event=event)
+
+        await self._database.write(body)
+        return moved
+
+    async def drop_validation_job(self, authorization_id: str) -> None:
+        """Forget a job whose authorization is pending no longer."""
+
+        async def body(tx: Transaction) -> None:
+            await tx.execute("DELETE FROM validation_jobs WHERE authorization_id = $1", authorization_id)
+
+        await self._database.write(body)
+
+    async def deactivate_authorization(self, authorization: Authorization, *, at: datetime) -> Authorization:
+        """§7.5.2: give an authorization up. Orders that still wait for it can never become valid, so they are invalid."""
+        require_move(AUTHORIZATION_MOVES, authorization.status, AuthorizationStatus.DEACTIVATED)
+        moved = replace(authorization, status=AuthorizationStatus.DEACTIVATED)
+
+        async def body(tx: Transaction) -> None:
+            await _swap_authorization(tx, authorization, moved)
+            await tx.execute("DELETE FROM validation_jobs WHERE authorization_id = $1", authorization.id)
+            await _invalidate_orders(tx, authorization.id, error=None)
+            event = audit.AuthorizationDeactivated(
+                actor=audit.account_actor(authorization.account_id),
+                authorization_id=authorization.id,
+                identifier=authorization.identifier.value,
+            )
+            await append(tx, writer=self._writer, at=at, event=event)
+
+        await self._database.write(body)
+        return moved
+
+    async def expire(self, *, at: datetime) -> int:
+        """Turn what nobody finished in time into `invalid` orders and `expired` authorizations; returns how many orders."""
+        require_move(ORDER_MOVES, OrderStatus.PENDING, OrderStatus.INVALID)
+        require_move(ORDER_MOVES, OrderStatus.READY, OrderStatus.INVALID)
+
+        async def body(tx: Transaction) -> int:
+            await tx.execute(
+                "UPDATE authorizations SET status = 'expired' WHERE status IN ('pending', 'valid') AND expires_at <= $1",
+                to_seconds(at),
+            )
+            return await tx.execute(
+                "UPDATE orders SET status = 'invalid' WHERE status IN ('pending', 'ready') AND expires_at <= $1",
+                to_seconds(at),
+            )
+
+        return await self._database.write(body)
+
+
+_AUTHORIZATION = (
+    "a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.status, a.challenges, a.expires_at"
+)
+
+
+async def _order(reader: Reader, account_id: str, order_id: str) -> Order | None:
+    row = await reader.fetch_one(
+        "SELECT id, account_id, status, identifiers, error, certificate_id, created_at, expires_at"
+        " FROM orders WHERE id = $1 AND account_id = $2",
+        order_id,
+        account_id,
+    )
+    if row is None:
+        return None
+    authorizations = await reader.fetch_all(
+        "SELECT authorization_id FROM order_authorizations WHERE order_id = $1 ORDER BY position", order_id
+    )
+    return Order(
+        id=row["id"],
+        account_id=row["account_id"],
+        status=OrderStatus(row["status"]),
+        identifiers=tuple(Identifier(IdentifierType(type_), value) for type_, value in json.loads(row["identifiers"])),
+        authorization_ids=tuple(item["authorization_id"] for item in authorizations),
+        created_at=from_seconds(row["created_at"]),
+        expires_at=from_seconds(row["expires_at"]),
+        certificate_id=row["certificate_id"],
+        error=None if row["error"] is None else json.loads(row["error"]),
+    )
+
+
+async def close_order(tx: Transaction, order_id: str, old: OrderStatus, problem: Problem) -> None:
+    """Move an order to invalid with the reason its client will read; `StaleError` when it is not in `old` any more."""
+    require_move(ORDER_MOVES, old, OrderStatus.INVALID)
+    changed = await tx.execute(
+        "UPDATE orders SET status = 'invalid', error = $1 WHERE id = $2 AND status = $3",
+        json.dumps(problem.to_json()),
+        order_id,
+        old.value,
+    )
+    if changed != 1:
+        raise StaleError(f"order {order_id} changed meanwhile")
+
+
+async def _swap_authorization(tx: Transaction, old: Authorization, new: Authorization) -> None:
+    changed = await tx.execute(
+        "UPDATE authorizations SET status = $1, challenges = $2 WHERE id = $3 AND status = $4 AND challenges = $5",
+        new.status.value,
+        _dump_challenges(new.challenges),
+        old.id,
+        old.status.value,
+        _dump_challenges(old.challenges),
+    )
+    if changed != 1:
+        raise StaleError(f"authorization {old.id} changed meanwhile")
+
+
+async def _make_orders_ready(tx: Transaction, authorization_id: str) -> None:
+    """§7.1.6: an order is ready once "all of the authorizations … are valid"."""
+    require_move(ORDER_MOVES, OrderStatus.PENDING, OrderStatus.READY)
+    await tx.execute(
+        "UPDATE orders SET status = 'ready' WHERE status = 'pending'"
+        " AND id IN (SELECT order_id FROM order_authorizations WHERE authorization_id = $1)"
+        " AND NOT EXISTS (SELECT 1 FROM order_authorizations oa JOIN authorizations a ON a.id = oa.authorization_id"
+        " WHERE oa.order_id = orders.id AND a.status <> 'valid')",
+        authorization_id,
+    )
+
+
+async def _invalidate_orders(tx: Transaction, authorization_id: str, *, error: Mapping[str, object] | None) -> None:
+    """§7.1.6: an order is invalid once "one of its authorizations enters a final state other than valid"."""
+    require_move(ORDER_MOVES, OrderStatus.PENDING, OrderStatus.INVALID)
+    require_move(ORDER_MOVES, OrderStatus.READY, OrderStatus.INVALID)
+    await tx.execute(
+        "UPDATE orders SET status = 'invalid', error = $1 WHERE status IN ('pending', 'ready')"
+        " AND id IN (SELECT order_id FROM order_authorizations WHERE authorization_id = $2)",
+        None if error is None else json.dumps(error),
+        authorization_id,
+    )
+
+
+def _with_challenge(
+    authorization: Authorization,
+    challenge_type: ChallengeType,
+    status: ChallengeStatus,
+    *,
+    validated_at: datetime | None = None,
+    error: Mapping[str, object] | None = None,
+) -> Authorization:
+    old = authorization.challenge(challenge_type)
+    if old is None:
+        raise StaleError(f"authorization {authorization.id} has no {challenge_type.value} challenge")
+    require_move(CHALLENGE_MOVES, old.status, status)
+    new = replace(old, status=status, validated_at=validated_at, error=error)
+    return replace(authorization, challenges=tuple(new if item is old else item for item in authorization.challenges))
+
+
+def _dump_challenges(challenges: Sequence[Challenge]) -> str:
+    return json.dumps(
+        [
+            {
+                "type": challenge.type.value,
+                "token": challenge.token,
+                "status": challenge.status.value,
+                "validated_at": None if challenge.validated_at is None else format_time(challenge.validated_at),
+                "error": None if challenge.error is None else dict(challenge.error),
+            }
+            for challenge in challenges
+        ],
+        separators=(",", ":"),
+    )
+
+
+def _load_challenges(text: str) -> tuple[Challenge, ...]:
+    return tuple(
+        Challenge(
+            type=ChallengeType(item["type"]),
+            token=item["token"],
+            status=ChallengeStatus(item["status"]),
+            validated_at=None if item["validated_at"] is None else datetime.fromisoformat(item["validated_at"]),
+            error=item["error"],
+        )
+        for item in json.loads(text)
+    )
+
+
+def _authorization(row: Row) -> Authorization:
+    return Authorization(
+        id=row["id"],
+        account_id=row["account_id"],
+        identifier=Identifier(IdentifierType(row["identifier_type"]), row["identifier_value"]),
+        wildcard=bool(row["wildcard"]),
+        status=AuthorizationStatus(row["status"]),
+        expires_at=from_seconds(row["expires_at"]),
+        challenges=_load_challenges(row["challenges"]),
+    )

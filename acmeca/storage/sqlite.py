@@ -1,0 +1,461 @@
+"""The embedded database: SQLite in WAL mode, one writer with group commit, reads without a thread hop.
+
+Rule 1: an acknowledged write survives a loss of power: `synchronous = FULL`, and callers are answered only after COMMIT
+returned (RULES §6).
+Rule 2: whatever waits is written in one transaction with one hop to the writer's thread; each body runs in a savepoint of
+its own, so that one that fails rolls back alone.
+Rule 3: bodies run in the writer's thread, reads inline on the event loop through a read-only connection (9 µs a row where a
+hop costs 100 µs and more), scans in threads of their own. No connection is used by two threads.
+Rule 4: no read leaves a statement open, so that no reader ever holds an old snapshot and with it the log's truncation.
+Rule 5: of aiosqlite nothing private is used but `Connection._execute`, in `_run_in_thread` alone, under a test.
+"""
+
+import asyncio
+import os
+import re
+import sqlite3
+import stat
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Self, TypeVar, cast
+
+import aiosqlite
+
+from acmeca.errors import Busy
+from acmeca.storage.database import Row, Transaction, Value
+from acmeca.storage.errors import NotUniqueError, StorageError
+from acmeca.storage.schema import Step, migrate, read_steps
+
+T = TypeVar("T")
+
+_QUEUE_LIMIT: Final = 2000  # writes that may wait while a commit is under way; at 64 clients a commit takes 10 to 60
+_BUSY_TIMEOUT: Final = 5.0  # seconds a commit waits for another process (a backup, a person's sqlite3)
+_READ_BUSY_TIMEOUT: Final = 0.5  # a reader waits only for the recovery of a log, and it holds the event loop meanwhile
+_CACHED_STATEMENTS: Final = 512
+_SCANS: Final = 2  # long reads at a time
+_LOG_BYTES: Final = 64 << 20  # the log is cut to this after a checkpoint, should a long scan have let it grow
+
+_WRITER_PRAGMAS: Final = (
+    "PRAGMA synchronous = FULL",  # WAL with NORMAL loses acknowledged writes with the power
+    "PRAGMA fullfsync = ON",  # macOS: fsync alone leaves the data in the drive
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA wal_autocheckpoint = 1000",  # pages: 4 MB
+    f"PRAGMA journal_size_limit = {_LOG_BYTES}",
+    "PRAGMA secure_delete = OFF",  # some distributions switch it on; nothing secret is deleted, and it doubles the writing
+    "PRAGMA trusted_schema = OFF",
+    "PRAGMA cell_size_check = ON",
+)
+
+
+# --- statements ---------------------------------------------------------------------------------------------------
+
+# What SQLite and PostgreSQL read alike. A `$` inside a literal, a quoted identifier, a comment or a word is no
+# placeholder; anything not listed (`?1`, `:name`, `@name`, `[x]`, backticks, semicolons, `$$`) is refused.
+_TOKEN: Final = re.compile(
+    r"""
+      ' [^']* '                                                       # a literal; with '' in it, two of them
+    | " [^"]* "                                                       # a quoted identifier
+    | -- [^\n]*                                                       # comments
+    | / \* .*? \* /
+    | (?P<word> [A-Za-z_\x80-\U0010ffff] [A-Za-z0-9_$\x80-\U0010ffff]* )
+    | [0-9] [A-Za-z0-9_.$\x80-\U0010ffff]*                            # a number
+    | \$ (?P<placeholder> [1-9][0-9]{0,3} ) (?! [A-Za-z0-9_$:(\x80-\U0010ffff] )
+    | [ \t\n\f\r]+
+    | / (?! \* )
+    | [-+*%()<>=!,.|&~]
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+# Transactions and pragmas belong to the driver, tables to the schema's steps.
+_VERBS: Final = frozenset({"SELECT", "WITH", "INSERT", "UPDATE", "DELETE"})
+
+
+@lru_cache(maxsize=4096)
+def parse_statement(sql: str) -> str:
+    """A statement for SQLite: `$1` becomes `?1`, everything else stays as it is.
+
+    `sqlite3` warns when numbered values meet named placeholders, and `$1` is a named one to it. Raises ValueError for
+    what is not one statement of reading or changing rows, and for numbers that leave one out.
+    """
+    parts: list[str] = []
+    used: set[int] = set()
+    verb = ""
+    position = 0
+    while position < len(sql):
+        match = _TOKEN.match(sql, position)
+        if match is None:
+            raise ValueError(f"character {position} of the statement is not SQL for SQLite and PostgreSQL: {sql!r}")
+        if match["placeholder"]:
+            used.add(int(match["placeholder"]))
+            parts.append(f"?{match['placeholder']}")
+        else:
+            parts.append(match[0])
+        verb = verb or (match["word"] or "").upper()
+        position = match.end()
+    if verb not in _VERBS:
+        raise ValueError(f"a statement begins with one of {', '.join(sorted(_VERBS))}: {sql!r}")
+    if used != set(range(1, len(used) + 1)):
+        raise ValueError(f"the placeholders are {sorted(used)}, but should be numbered from 1 without a gap: {sql!r}")
+    return "".join(parts)
+
+
+def _run(connection: sqlite3.Connection, sql: str, args: Sequence[Value]) -> tuple[list[Any], int]:
+    """All rows of a statement, and how many it changed (-1 where SQLite does not say: SELECT, WITH).
+
+    All at once: an open statement would keep its snapshot and could not be committed, and with RETURNING the count is
+    known only at the end.
+    """
+    try:
+        cursor = connection.execute(parse_statement(sql), args)
+        return cursor.fetchall(), cursor.rowcount
+    except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+        raise _storage_error(error) from error
+
+
+_UNIQUE: Final = frozenset(
+    {sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID}
+)
+_ADVICE: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        sqlite3.SQLITE_BUSY: "another process (a backup, a shell) holds it; end that",
+        sqlite3.SQLITE_CORRUPT: "the file is damaged; restore a backup",
+        sqlite3.SQLITE_FULL: "make room on its disk",
+        sqlite3.SQLITE_IOERR: "look at its disk and the system's log",
+        sqlite3.SQLITE_NOTADB: "the file is something else, or damaged; restore a backup",
+        sqlite3.SQLITE_READONLY: "give this user the right to write to the file and its directory",
+    }
+)
+
+
+def _storage_error(error: Exception) -> StorageError:
+    """The library's exception as one of ours. SQLite's texts name columns, never values."""
+    if isinstance(error, StorageError):
+        return error
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code in _UNIQUE:
+        return NotUniqueError(tuple(str(error).partition(": ")[2].split(", ")))
+    if isinstance(error, OverflowError | UnicodeEncodeError):  # their texts may hold the value
+        return StorageError("a value cannot be kept: an integer beyond 64 bits, or text that is not Unicode")
+    advice = "" if code is None else _ADVICE.get(code & 0xFF, "")
+    return StorageError(f"the database refused: {error}" + (f" ({advice})" if advice else ""))
+
+
+# --- the writer ---------------------------------------------------------------------------------------------------
+
+_Body = Callable[[Transaction], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of one body: its result, or what it raised."""
+
+    value: object = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    body: _Body
+    outcome: asyncio.Future[_Outcome]
+
+
+class _SqliteTransaction:
+    """The `Transaction` one body is given; its methods never suspend."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._finished = False
+
+    async def fetch_one(self, sql: str, *args: Value) -> Row | None:
+        self._require_open()
+        rows = _run(self._connection, sql, args)[0]
+        return rows[0] if rows else None
+
+    async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
+        self._require_open()
+        return _run(self._connection, sql, args)[0]
+
+    async def execute(self, sql: str, *args: Value) -> int:
+        self._require_open()
+        _, changed = _run(self._connection, sql, args)
+        if changed < 0:  # a compare-and-swap must not guess
+            raise StorageError(f"execute is for INSERT, UPDATE and DELETE, not for {sql!r}")
+        return changed
+
+    def finish(self) -> None:
+        """From here on the transaction belongs to somebody else."""
+        self._finished = True
+
+    def _require_open(self) -> None:
+        if self._finished:
+            raise StorageError("a transaction was used after its write had ended")
+        # After some errors (disk full, out of memory) SQLite has rolled everything back by itself. A body that goes on
+        # nevertheless would write outside of any transaction.
+        if not self._connection.in_transaction:
+            raise StorageError("the transaction was rolled back after an error before")
+
+
+def _commit_together(connection: sqlite3.Connection, bodies: Sequence[_Body]) -> list[_Outcome]:
+    """Run all bodies in one transaction, in the writer's thread. When this raises, none of them is kept."""
+    try:
+        if connection.in_transaction:  # a rollback failed before
+            connection.execute("ROLLBACK")
+        connection.execute("BEGIN IMMEDIATE")
+        outcomes = [_run_body(connection, body) for body in bodies]
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):  # the next batch tries again
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
+    return outcomes
+
+
+def _run_body(connection: sqlite3.Connection, body: _Body) -> _Outcome:
+    """Run one body in a savepoint. What it raises is an outcome; what is raised here ends the whole batch."""
+    connection.execute("SAVEPOINT body")
+    transaction = _SqliteTransaction(connection)
+    try:
+        outcome = _Outcome(value=_run_now(body(transaction)))
+    except BaseException as error:  # noqa: BLE001  (it is its caller's, whatever it is; the writer lives on)
+        outcome = _Outcome(error=error)
+        if connection.in_transaction:
+            connection.execute("ROLLBACK TO body")
+    finally:
+        transaction.finish()
+    if not connection.in_transaction:  # SQLite rolled back by itself, and nothing of the batch is left
+        reason = (
+            outcome.error if isinstance(outcome.error, StorageError) else "the commit was rolled back after an error"
+        )
+        raise StorageError(str(reason)) from outcome.error
+    connection.execute("RELEASE body")
+    return outcome
+
+
+def _run_now(awaitable: Awaitable[T]) -> T:
+    """Run what never suspends to its end, without an event loop."""
+    steps = awaitable.__await__()
+    try:
+        next(steps)
+    except StopIteration as end:
+        return cast("T", end.value)
+    steps.close()
+    raise RuntimeError("the body of a write awaited something other than its transaction")
+
+
+async def _run_in_thread(connection: aiosqlite.Connection, work: Callable[[], T]) -> T:
+    """Run `work` in the connection's thread: one hop, however much it does.
+
+    aiosqlite's public calls hop once a statement. What this relies on: `_execute` calls its argument in the thread that
+    opened the connection, and returns or raises what that did.
+    """
+    return cast("T", await connection._execute(work))  # type: ignore[no-untyped-call]  # noqa: SLF001
+
+
+class _Writer:
+    """The queue of writes and the task that commits them."""
+
+    def __init__(self, connection: aiosqlite.Connection, raw: sqlite3.Connection, *, queue_limit: int) -> None:
+        self._connection = connection
+        self._raw = raw  # touched in the connection's thread alone
+        self._queue_limit = queue_limit
+        self._waiting: deque[_Write] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task = asyncio.create_task(self._run(), name="acmeca-sqlite-writer")
+
+    async def write(self, body: _Body) -> object:
+        if self._closing:
+            raise StorageError("the database is closed")
+        if len(self._waiting) >= self._queue_limit:
+            raise Busy(f"{len(self._waiting)} writes wait for the disk already; try again in a moment")
+        write = _Write(body, asyncio.get_running_loop().create_future())
+        self._waiting.append(write)
+        self._wake.set()
+        outcome = await write.outcome
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.value
+
+    async def close(self) -> None:
+        """Finish what waits, empty the log into the database, end the thread."""
+        self._closing = True
+        self._wake.set()
+        await asyncio.wait({self._task})
+        # A checkpoint that fails loses nothing: the log is read when the database is opened next.
+        with suppress(sqlite3.Error):
+            await _run_in_thread(self._connection, partial(self._raw.execute, "PRAGMA wal_checkpoint(TRUNCATE)"))
+        await self._connection.close()
+
+    async def _run(self) -> None:
+        try:
+            while not (self._closing and not self._waiting):
+                await self._wake.wait()
+                self._wake.clear()
+                writes = [write for write in self._waiting if not write.outcome.done()]  # a cancelled one is not begun
+                self._waiting.clear()
+                if writes:
+                    await self._commit(writes)
+        finally:
+            self._closing = True
+            _answer_all(self._waiting, StorageError("the database is closed"))
+
+    async def _commit(self, writes: Sequence[_Write]) -> None:
+        try:
+            outcomes = await _run_in_thread(
+                self._connection, partial(_commit_together, self._raw, [write.body for write in writes])
+            )
+        except asyncio.CancelledError:  # the event loop ends without `close`
+            _answer_all(writes, StorageError("the server stopped during this write; it may have been kept"))
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever it is, every caller has to be told)
+            _answer_all(writes, _storage_error(error))
+        else:
+            for write, outcome in zip(writes, outcomes, strict=True):
+                _answer(write, outcome)
+
+
+def _answer_all(writes: Iterable[_Write], error: StorageError) -> None:
+    """Give every caller an exception of its own: one shared by many tasks would gather all their tracebacks."""
+    for write in writes:
+        own = StorageError(str(error))
+        own.__cause__ = error
+        _answer(write, _Outcome(error=own))
+
+
+def _answer(write: _Write, outcome: _Outcome) -> None:
+    if not write.outcome.done():  # its caller was cancelled meanwhile
+        write.outcome.set_result(outcome)
+
+
+# --- the database -------------------------------------------------------------------------------------------------
+
+
+class SqliteDatabase:
+    """A `Database` in one file. Made by `open`; one process at a time (`lock.py`)."""
+
+    def __init__(self, path: Path, writer: _Writer, reader: sqlite3.Connection) -> None:
+        self._path = path
+        self._writer = writer
+        self._reader = reader
+        self._scans = ThreadPoolExecutor(max_workers=_SCANS, thread_name_prefix="acmeca-scan")
+        self._close_lock = asyncio.Lock()
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        steps: Sequence[Step] | None = None,
+        busy_timeout: float = _BUSY_TIMEOUT,
+        queue_limit: int = _QUEUE_LIMIT,
+    ) -> Self:
+        """Open the database, made with mode 0600 when it is not there, and bring its schema up to date.
+
+        `steps` are the program's own unless given; `busy_timeout` is how many seconds a commit waits for another
+        process; `queue_limit` is how many writes may wait. Raises `StorageError`.
+        """
+        _require_private(path)
+        opened: list[sqlite3.Connection] = []
+
+        def connect() -> sqlite3.Connection:
+            opened.append(
+                sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, cached_statements=_CACHED_STATEMENTS)
+            )
+            return opened[0]
+
+        try:
+            connection = await aiosqlite.Connection(connect, iter_chunk_size=64)
+            # Not in `connect`: when that fails, aiosqlite lets its thread go without waiting for its end.
+            try:
+                await _run_in_thread(
+                    connection, partial(_prepare_writer, opened[0], read_steps() if steps is None else steps)
+                )
+                reader = _open_reader(path)
+            except BaseException:
+                await connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise _storage_error(error) from error
+        return cls(path, _Writer(connection, opened[0], queue_limit=queue_limit), reader)
+
+    async def fetch_one(self, sql: str, *args: Value) -> Row | None:
+        rows = _run(self._reader, sql, args)[0]
+        return rows[0] if rows else None
+
+    async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
+        return _run(self._reader, sql, args)[0]
+
+    async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
+        return cast("T", await self._writer.write(body))
+
+    async def scan(self, sql: str, *args: Value) -> list[Row]:
+        if self._closed:
+            raise StorageError("the database is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._scans, _scan, self._path, sql, args)
+
+    async def close(self) -> None:
+        async with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+            # Readers go first, for the log is emptied only when nobody reads it.
+            self._reader.close()
+            await asyncio.to_thread(self._scans.shutdown)
+            await self._writer.close()
+
+
+def _require_private(path: Path) -> None:
+    """Make the file, for its owner alone, or see that it is so: it holds what only the CA may read and write.
+
+    SQLite gives its log and its index of the log the same mode.
+    """
+    try:
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        # Looked at, not opened: closing a file drops the locks that this process has on it.
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        raise StorageError(f"cannot create or read {path}: {error.strerror}") from error
+    if mode & 0o077:
+        raise StorageError(f"{path} has mode {mode:04o}, but is for its owner alone: chmod 600 {path}")
+
+
+def _prepare_writer(connection: sqlite3.Connection, steps: Sequence[Step]) -> None:
+    """Set the new connection up and bring the schema up to date, in the writer's thread."""
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StorageError(f"the database's file system has no shared memory (journal mode {mode}): use a local disk")
+    for pragma in _WRITER_PRAGMAS:
+        connection.execute(pragma).fetchall()
+    migrate(connection, steps)
+    connection.row_factory = sqlite3.Row
+
+
+def _open_reader(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro",
+        uri=True,
+        timeout=_READ_BUSY_TIMEOUT,
+        isolation_level=None,
+        cached_statements=_CACHED_STATEMENTS,
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _scan(path: Path, sql: str, args: Sequence[Value]) -> list[Row]:
+    try:
+        connection = _open_reader(path)
+    except sqlite3.Error as error:
+        raise _storage_error(error) from error
+    with closing(connection):
+        return _run(connection, sql, args)[0]

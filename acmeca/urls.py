@@ -1,0 +1,112 @@
+"""Every URL and path that acmeca serves, spelt once.
+
+Rule 1: no other module spells a path. Routes are registered from `Paths`, links are made by `Urls`.
+Rule 2: URLs are built from the configured base and nothing else, never from `Host` or `X-Forwarded-*`: the `url` member
+of an ACME request has to equal them byte for byte (RFC 8555 §6.4), and what stands in a certificate stays for its life.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+class Paths:
+    """Path templates, with aiohttp's `{name}` for a variable part. Ids are `[A-Za-z0-9_-]` (RFC 8555 §6.1 leaves them free)."""
+
+    FRONT_PAGE: Final = "/"
+    STYLESHEET: Final = "/style.css"
+
+    DIRECTORY: Final = "/acme/directory"
+    NEW_NONCE: Final = "/acme/new-nonce"
+    NEW_ACCOUNT: Final = "/acme/new-account"
+    NEW_ORDER: Final = "/acme/new-order"
+    REVOKE_CERT: Final = "/acme/revoke-cert"
+    ACCOUNT: Final = "/acme/account/{account_id}"
+    ACCOUNT_ORDERS: Final = "/acme/account/{account_id}/orders"
+    ORDER: Final = "/acme/order/{order_id}"
+    FINALIZE: Final = "/acme/order/{order_id}/finalize"
+    AUTHORIZATION: Final = "/acme/authorization/{authorization_id}"
+    CHALLENGE: Final = "/acme/challenge/{authorization_id}/{challenge_type}"
+    CERTIFICATE: Final = "/acme/certificate/{certificate_id}"
+
+    OCSP: Final = "/ocsp/{issuer_id}"
+    CRL: Final = "/crl/{issuer_id}.crl"
+    ISSUER_DER: Final = "/issuer/{issuer_id}.der"
+    ISSUER_PEM: Final = "/issuer/{issuer_id}.pem"
+    BUNDLE: Final = "/bundle.pem"
+    ROOTS: Final = "/roots.pem"
+    HEALTH_LIVE: Final = "/health/live"
+
+
+@dataclass(frozen=True, slots=True)
+class Urls:
+    """The absolute URLs of one server.
+
+    `base` is the ACME listener's origin (`https://ca.corp.internal:8443`), `status` the origin for OCSP, CRLs and issuer
+    certificates (`http://pki.corp.internal`); neither ends in a slash.
+    """
+
+    base: str
+    status: str
+
+    @property
+    def directory(self) -> str:
+        return self.base + Paths.DIRECTORY
+
+    @property
+    def new_nonce(self) -> str:
+        return self.base + Paths.NEW_NONCE
+
+    @property
+    def new_account(self) -> str:
+        return self.base + Paths.NEW_ACCOUNT
+
+    @property
+    def new_order(self) -> str:
+        return self.base + Paths.NEW_ORDER
+
+    @property
+    def revoke_cert(self) -> str:
+        return self.base + Paths.REVOKE_CERT
+
+    def account(self, account_id: str) -> str:
+        return f"{self.base}/acme/account/{account_id}"
+
+    def account_orders(self, account_id: str, cursor: str | None = None) -> str:
+        """The orders list of §7.1.2.1; `cursor` names the page."""
+        url = f"{self.base}/acme/account/{account_id}/orders"
+        return url if cursor is None else f"{url}?cursor={cursor}"
+
+    def order(self, order_id: str) -> str:
+        return f"{self.base}/acme/order/{order_id}"
+
+    def finalize(self, order_id: str) -> str:
+        return f"{self.base}/acme/order/{order_id}/finalize"
+
+    def authorization(self, authorization_id: str) -> str:
+        return f"{self.base}/acme/authorization/{authorization_id}"
+
+    def challenge(self, authorization_id: str, challenge_type: str) -> str:
+        return f"{self.base}/acme/challenge/{authorization_id}/{challenge_type}"
+
+    def certificate(self, certificate_id: str) -> str:
+        return f"{self.base}/acme/certificate/{certificate_id}"
+
+    def ocsp(self, issuer_id: str) -> str:
+        return f"{self.status}/ocsp/{issuer_id}"
+
+    def crl(self, issuer_id: str) -> str:
+        return f"{self.status}/crl/{issuer_id}.crl"
+
+    def issuer_der(self, issuer_id: str) -> str:
+        return f"{self.status}/issuer/{issuer_id}.der"
+
+    def issuer_pem(self, issuer_id: str) -> str:
+        return f"{self.status}/issuer/{issuer_id}.pem"
+
+    @property
+    def bundle(self) -> str:
+        return self.status + Paths.BUNDLE
+
+    @property
+    def roots(self) -> str:
+        return self.status + Paths.ROOTS

@@ -1,0 +1,1 @@
+"""Fetch an observation from a peer and judge nothing: `acme/challenges.py` judges."""

@@ -1,0 +1,263 @@
+"""http-01: fetch what a host says about a token (RFC 8555 §8.3, RFC 8738 §4). Observe, judge nothing.
+
+Rule 1: our own dialler. A name is resolved once per request, every address is checked, and the connection goes to an
+address that was checked, never to the name. Each redirect starts again from there.
+Rule 2: nothing that a peer does raises: every outcome is an `Http01Observation`. Only cancellation passes, and the OSError
+of a machine that has run out of sockets or memory: that is not the peer's fault, and must not become its problem.
+Rule 3: every socket is closed when `observe` returns, however it returns.
+Rule 4: bounded in everything: ten seconds, ten redirects, four addresses a request, the bytes of `exchange`.
+Rule 5: no proxy of the environment, no cookie, no kept connection, no cache.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from typing import Final
+
+from acmeca.acme.challenges import (
+    Attempt,
+    FailureKind,
+    Hop,
+    Http01Observation,
+    ObservedFailure,
+    RefusedAddress,
+)
+from acmeca.acme.identifiers import Identifier
+from acmeca.validation.exchange import Exchange, Response
+from acmeca.validation.networks import EXHAUSTED, AddressPolicy, Endpoint, IPAddress, IPNetwork
+from acmeca.validation.resolver import ResolutionError, Resolver
+from acmeca.validation.targets import DEFAULT_PORTS, RedirectError, Target, build_target, parse_redirect
+
+TOTAL_SECONDS: Final = 10.0
+CONNECT_SECONDS: Final = 2.0  # leaves time for the other addresses, and for one SYN sent again
+MAX_REDIRECTS: Final = 10
+ADDRESSES_PER_FAMILY: Final = 2
+REDIRECTS: Final = frozenset({301, 302, 307, 308})
+
+
+class Http01Validator:
+    """Makes http-01 observations. One value serves the whole process; `observe` may run many times at once.
+
+    `http_port` is where the first request goes: "This request MUST be sent to TCP port 80" (§8.3), another value is for
+    tests and for networks that have agreed on one. Redirects may go to 80, 443 and both configured ports; a URL without
+    a port means its scheme's own. `allowed_networks` and `own_endpoints` are those of `AddressPolicy`; timeouts are in
+    seconds, `connect_timeout` for one address and a TLS handshake each, `total_timeout` for everything.
+    """
+
+    def __init__(
+        self,
+        *,
+        resolver: Resolver,
+        allowed_networks: tuple[IPNetwork, ...],
+        own_endpoints: Callable[[], Collection[Endpoint]],
+        user_agent: str,
+        http_port: int = 80,
+        https_port: int = 443,
+        total_timeout: float = TOTAL_SECONDS,
+        connect_timeout: float = CONNECT_SECONDS,
+    ) -> None:
+        self._resolver = resolver
+        self._policy = AddressPolicy(allowed_networks, own_endpoints)
+        self._user_agent = user_agent
+        self._http_port = http_port
+        self._ports = frozenset({*DEFAULT_PORTS.values(), http_port, https_port})
+        self._total_timeout = total_timeout
+        self._connect_timeout = connect_timeout
+        self._tls = _unverified_tls()
+
+    async def observe(self, identifier: Identifier, token: str) -> Http01Observation:
+        """Ask `identifier` (a name or an address, never a wildcard) for the key authorization of `token`.
+
+        Raises ValueError for a wildcard or a token that is none, both mistakes of the caller, and OSError when this
+        machine has no socket or memory left: nothing was learnt then, try again.
+        """
+        visit = _Visit(build_target(identifier, token, port=self._http_port))
+        walk = [visit]
+        try:
+            async with asyncio.timeout(self._total_timeout):
+                outcome = await self._walk(walk)
+        except TimeoutError:
+            outcome = ObservedFailure(FailureKind.TIMEOUT, f"no complete answer within {self._total_timeout:g} s")
+        visit = walk[-1]
+        hops = tuple(each.to_hop() for each in walk)
+        if isinstance(outcome, ObservedFailure):
+            return Http01Observation(identifier, hops, body=visit.body, failure=outcome)
+        return Http01Observation(identifier, hops, body=outcome.body, body_complete=outcome.complete)
+
+    async def _walk(self, walk: list["_Visit"]) -> Response | ObservedFailure:
+        """Ask the first target, then those that redirects lead to. `walk` grows by a visit per request."""
+        while True:
+            visit = walk[-1]
+            outcome = await self._visit(visit)
+            if isinstance(outcome, ObservedFailure) or outcome.status not in REDIRECTS:
+                return outcome
+            # "The server SHOULD follow redirects when dereferencing the URL" (§8.3)
+            if len(walk) > MAX_REDIRECTS:
+                return ObservedFailure(FailureKind.REDIRECT, f"more than {MAX_REDIRECTS} redirects")
+            if len(outcome.locations) != 1:
+                return ObservedFailure(
+                    FailureKind.REDIRECT, f"a redirect with {len(outcome.locations)} Location headers instead of one"
+                )
+            try:
+                target = parse_redirect(outcome.locations[0], base=visit.target, ports=self._ports)
+            except RedirectError as error:
+                return ObservedFailure(FailureKind.REDIRECT, str(error))
+            walk.append(_Visit(target))
+
+    async def _visit(self, visit: "_Visit") -> Response | ObservedFailure:
+        """One request. 1. Resolve. 2. Check every address. 3. Connect to one that passed. 4. Speak."""
+        # Step 1: an `ip` identifier is its own address (RFC 8738 §4)
+        address = visit.target.address
+        if address is not None:
+            addresses: tuple[IPAddress, ...] = (address,)
+        else:
+            try:
+                addresses = await self._resolver.addresses(visit.target.host.value)
+            except ResolutionError as error:
+                return ObservedFailure(FailureKind.RESOLUTION, f"{visit.target.host} cannot be looked up: {error}")
+        # Step 2
+        allowed = self._allowed(visit, addresses)
+        if not allowed:
+            named = "; ".join(f"{refused.address} is {refused.reason}" for refused in visit.refused)
+            return ObservedFailure(FailureKind.NOT_ALLOWED, f"no address of {visit.target.host} is allowed: {named}")
+        # Step 3
+        connection = await self._connect_any(visit, allowed)
+        if connection is None:
+            tried = "; ".join(f"{attempt.endpoint} {attempt.failure}" for attempt in visit.attempts)
+            return ObservedFailure(FailureKind.CONNECT, f"no connection: {tried}")
+        # Step 4
+        return await self._speak(visit, connection)
+
+    def _allowed(self, visit: "_Visit", addresses: tuple[IPAddress, ...]) -> tuple[IPAddress, ...]:
+        """The addresses to try, in order: IPv6 first, two of each family. Those that are not allowed are noted."""
+        allowed: list[IPAddress] = []
+        for address in addresses:
+            reason = self._policy.refusal(address, visit.target.port)
+            if reason is None:
+                allowed.append(address)
+            else:
+                visit.refused.append(RefusedAddress(str(address), reason))
+        ipv6 = [address for address in allowed if isinstance(address, IPv6Address)]
+        ipv4 = [address for address in allowed if not isinstance(address, IPv6Address)]
+        return (*ipv6[:ADDRESSES_PER_FAMILY], *ipv4[:ADDRESSES_PER_FAMILY])
+
+    async def _connect_any(self, visit: "_Visit", addresses: tuple[IPAddress, ...]) -> socket.socket | None:
+        """The first connection that stands. Only a failure to connect leads to the next address."""
+        for address in addresses:
+            port = visit.target.port
+            endpoint = f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
+            try:
+                connection = await self._connect(address, port)
+            except OSError as error:  # a TimeoutError among them
+                if error.errno in EXHAUSTED:
+                    raise
+                visit.attempts.append(Attempt(endpoint, self._describe(error)))
+            else:
+                visit.attempts.append(Attempt(endpoint, None))
+                return connection
+        return None
+
+    async def _connect(self, address: IPAddress, port: int) -> socket.socket:
+        connection = socket.socket(
+            socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET, socket.SOCK_STREAM
+        )
+        try:
+            connection.setblocking(False)
+            async with asyncio.timeout(self._connect_timeout):
+                await asyncio.get_running_loop().sock_connect(connection, (str(address), port))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _speak(self, visit: "_Visit", connection: socket.socket) -> Response | ObservedFailure:
+        """Send the request and read the answer; the connection is closed at the end."""
+        target = visit.target
+        try:
+            reader, writer = await self._open(target, connection)
+        except OSError as error:  # ssl.SSLError, a reset, or a handshake that took too long
+            if error.errno in EXHAUSTED:
+                raise
+            return ObservedFailure(FailureKind.TLS, f"the TLS handshake failed: {self._describe(error)}")
+        exchange = visit.exchange = Exchange(
+            authority=target.authority, path=target.path, user_agent=self._user_agent, skip_body=REDIRECTS
+        )
+        try:
+            writer.write(exchange.request)
+            outcome: Response | ObservedFailure | None = None
+            while outcome is None:
+                outcome = exchange.receive(await reader.read(exchange.wanted))
+        except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise
+            return ObservedFailure(FailureKind.CLOSED, f"the connection broke: {self._describe(error)}")
+        else:
+            return outcome
+        finally:
+            await _close(writer)
+
+    async def _open(
+        self, target: Target, connection: socket.socket
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Streams over a connection, by TLS for https. Closes the connection when that fails."""
+        try:
+            if target.scheme == "https":
+                # The name goes out as SNI (RFC 6066 §3; an address is left out), but nothing is verified.
+                return await asyncio.open_connection(
+                    sock=connection,
+                    ssl=self._tls,
+                    server_hostname=target.host.value,
+                    ssl_handshake_timeout=self._connect_timeout,
+                )
+            return await asyncio.open_connection(sock=connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _describe(self, error: OSError) -> str:
+        """An error of the operating system or of TLS as a phrase; its text holds nothing from a peer."""
+        if isinstance(error, ssl.SSLError):
+            return (error.reason or "failed").replace("_", " ").lower()
+        if error.errno:
+            return os.strerror(error.errno).lower()
+        if isinstance(error, TimeoutError | ConnectionAbortedError):  # asyncio's own, for a connection or a handshake
+            return f"gave no answer within {self._connect_timeout:g} s"
+        return "connection reset by peer"  # asyncio's own ConnectionResetError carries no number
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A request under way: what a `Hop` will tell of it, also when time runs out in its middle."""
+
+    target: Target
+    refused: list[RefusedAddress] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    exchange: Exchange | None = None
+
+    @property
+    def body(self) -> bytes:
+        return b"" if self.exchange is None else self.exchange.body
+
+    def to_hop(self) -> Hop:
+        status = None if self.exchange is None else self.exchange.status
+        return Hop(self.target.url, tuple(self.refused), tuple(self.attempts), status)
+
+
+def _unverified_tls() -> ssl.SSLContext:
+    """The TLS of redirects to https. The certificate proves nothing here, and is often the one about to be replaced."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    """Close at once: no TLS farewell to wait for, nothing unsent to flush. Returns when the socket is closed."""
+    writer.transport.abort()
+    with contextlib.suppress(OSError):  # how a connection ended that nobody needs any more
+        await writer.wait_closed()

@@ -1,0 +1,1 @@
+"""aiohttp listeners: they translate between HTTP and the services, and decide nothing."""

@@ -1,0 +1,81 @@
+"""What every ACME answer has in common: problems rendered, a nonce, the index link (RFC 8555 §6.5, §6.7, §7.1).
+
+Rule 1: this module alone turns an exception into a response. What nobody foresaw becomes `serverInternal` without detail
+and is logged whole.
+Rule 2: each `Link` is a header line of its own (dehydrated and acme.sh read line by line).
+"""
+
+import logging
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from acmeca.acme.objects import dump_json
+from acmeca.acme.problem import Problem, ProblemType
+from acmeca.errors import Busy
+from acmeca.service.services import Services
+from acmeca.urls import Paths
+
+log = logging.getLogger(__name__)
+
+PROBLEM_JSON: Final = "application/problem+json"
+SERVER_NAME: Final = "acmeca"  # without a version: it would only tell an attacker what to look up
+
+
+def acme_middleware(services: Services) -> Middleware:
+    """The middleware of the ACME listener."""
+    index = f'<{services.urls.directory}>;rel="index"'
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        except Problem as problem:
+            response = _rendered(problem)
+            log.info("%s %s: %d %s", request.method, request.path, problem.status, problem)
+        except web.HTTPException as error:
+            response = _from_http(error)
+        except Busy as busy:
+            response = _rendered(
+                Problem(ProblemType.SERVER_INTERNAL, str(busy), status=503, headers={"Retry-After": "5"})
+            )
+        except Exception:
+            log.exception("%s %s: unexpected failure", request.method, request.path)
+            response = _rendered(Problem(ProblemType.SERVER_INTERNAL, "the server failed; its log says more"))
+        if request.method == "POST":
+            # §6.5: "the server MUST include a Replay-Nonce header field in every successful response to a POST request and
+            # SHOULD provide it in error responses as well."
+            response.headers["Replay-Nonce"] = services.nonces.mint()
+            response.headers["Cache-Control"] = "no-store"
+        if request.path != Paths.DIRECTORY:
+            # §7.1: "The "index" link relation is present on all resources other than the directory"
+            response.headers.add("Link", index)
+        return response
+
+    return middleware
+
+
+async def name_server(_: web.Request, response: web.StreamResponse) -> None:
+    """A signal of each application: say who answers, and no version."""
+    response.headers["Server"] = SERVER_NAME
+
+
+def _rendered(problem: Problem) -> web.Response:
+    return web.Response(
+        status=problem.status,
+        body=dump_json(problem.to_json()),
+        content_type=PROBLEM_JSON,
+        headers=dict(problem.headers),
+    )
+
+
+def _from_http(error: web.HTTPException) -> web.Response:
+    """What aiohttp refuses by itself: a path that is not ours, a method, a body that is too large."""
+    detail = {
+        404: "there is nothing at this URL; the directory lists what there is",
+        405: "this resource takes another method; RFC 8555 reads resources by POST-as-GET (§6.3)",
+        413: "the request body is larger than 64 KiB",
+    }.get(error.status, error.reason)
+    headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+    return _rendered(Problem(ProblemType.MALFORMED, detail, status=error.status, headers=headers))

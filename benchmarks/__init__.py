@@ -1,0 +1,1 @@
+"""Load generators for ACME and OCSP servers; see README.md beside this file."""

@@ -1,0 +1,240 @@
+"""Challenges (RFC 8555 §8): tokens, key authorizations, and the judgement of http-01 observations."""
+
+import base64
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from acmeca.acme.challenges import (
+    Attempt,
+    FailureKind,
+    Hop,
+    Http01Observation,
+    ObservedFailure,
+    escape,
+    judge_http01,
+    key_authorization,
+    new_token,
+)
+from acmeca.acme.identifiers import Identifier, IdentifierType
+from acmeca.acme.problem import Problem, ProblemType
+
+THUMBPRINT = "9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
+TOKEN = "LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0"
+EXPECTED = f"{TOKEN}.{THUMBPRINT}"
+NAME = Identifier(IdentifierType.DNS, "www.corp.internal")
+URL = f"http://www.corp.internal/.well-known/acme-challenge/{TOKEN}"
+PRINTABLE = frozenset(map(chr, range(0x20, 0x7F)))
+
+
+def seen(body: bytes = EXPECTED.encode(), *, status: int = 200, complete: bool = True) -> Http01Observation:
+    hop = Hop(URL, attempts=(Attempt("10.0.0.5:80", None),), status=status)
+    return Http01Observation(NAME, (hop,), body=body, body_complete=complete)
+
+
+def failed(kind: FailureKind, detail: str = "it broke") -> Http01Observation:
+    return Http01Observation(NAME, (Hop(URL),), failure=ObservedFailure(kind, detail))
+
+
+def judged(observation: Http01Observation) -> Problem:
+    problem = judge_http01(observation, expected=EXPECTED)
+    assert problem is not None
+    assert set(problem.detail) <= PRINTABLE
+    assert problem.detail.startswith("GET ")
+    assert "Check" in problem.detail or "Only redirects" in problem.detail or "The " in problem.detail
+    return problem
+
+
+class TestToken:
+    def test_new_token_is_unpadded_base64url_of_its_entropy(self) -> None:
+        entropy = bytes(range(240, 256))
+        assert base64.urlsafe_b64decode(new_token(entropy) + "==") == entropy
+        assert "=" not in new_token(entropy)
+        assert new_token(b"\xff" * 18) == "_" * 24
+
+    @pytest.mark.parametrize("length", [0, 1, 15])
+    def test_less_than_128_bits_of_entropy_are_refused(self, length: int) -> None:
+        with pytest.raises(ValueError, match="16 bytes"):
+            new_token(bytes(length))
+
+    def test_key_authorization_joins_with_a_dot(self) -> None:
+        assert key_authorization(TOKEN, THUMBPRINT) == EXPECTED
+
+    @pytest.mark.parametrize("part", ["", "a.b", "a=", "a/b", "a+b", "a\n", "ä"])
+    def test_key_authorization_takes_base64url_only(self, part: str) -> None:
+        for token, thumbprint in ((part, THUMBPRINT), (TOKEN, part)):
+            with pytest.raises(ValueError, match="base64url"):
+                key_authorization(token, thumbprint)
+
+
+class TestJudgement:
+    @pytest.mark.parametrize("status", [200, 201, 203, 206, 299])
+    def test_the_exact_key_authorization_with_2xx_is_valid(self, status: int) -> None:
+        assert judge_http01(seen(status=status), expected=EXPECTED) is None
+
+    @pytest.mark.parametrize("end", [b"\n", b"\r\n", b" ", b"\t\v\f \r\n\n", b" " * 500])
+    def test_white_space_at_the_end_is_ignored(self, end: bytes) -> None:
+        """§8.3: "The server SHOULD ignore whitespace characters at the end of the body.\""""
+        assert judge_http01(seen(EXPECTED.encode() + end), expected=EXPECTED) is None
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b" " + EXPECTED.encode(),
+            b"\n" + EXPECTED.encode(),
+            b"\xef\xbb\xbf" + EXPECTED.encode(),
+            EXPECTED.encode() + b"\0",
+            EXPECTED.encode() + b"\xa0",
+            EXPECTED.encode() + b"\x1c",
+            EXPECTED.encode() + b".",
+            EXPECTED.encode()[:-1],
+            EXPECTED.lower().encode(),
+            TOKEN.encode(),
+            EXPECTED.encode("utf-16"),
+            b'"' + EXPECTED.encode() + b'"',
+            EXPECTED.encode() + b"\n" + EXPECTED.encode(),
+        ],
+    )
+    def test_anything_else_is_an_incorrect_response(self, body: bytes) -> None:
+        assert judged(seen(body)).type is ProblemType.INCORRECT_RESPONSE
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.binary(max_size=120))
+    def test_no_other_bytes_are_valid(self, body: bytes) -> None:
+        expected = EXPECTED if body.rstrip(b" \t\r\n\v\f") != EXPECTED.encode() else "another"
+        assert judge_http01(seen(body), expected=expected) is not None
+
+    @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 500, 503, 999])
+    def test_a_status_other_than_2xx_is_invalid_even_with_the_right_body(self, status: int) -> None:
+        problem = judged(seen(status=status))
+        assert problem.type is ProblemType.INCORRECT_RESPONSE
+        assert f"status {status}" in problem.detail
+
+    def test_a_cut_body_is_invalid_even_if_it_begins_rightly(self) -> None:
+        body = (EXPECTED + " " * 1024)[:1024].encode()
+        problem = judged(seen(body, complete=False))
+        assert problem.type is ProblemType.INCORRECT_RESPONSE
+        assert "more than 1024 bytes" in problem.detail
+
+    @pytest.mark.parametrize(
+        ("kind", "type_"),
+        [
+            (FailureKind.RESOLUTION, ProblemType.DNS),
+            (FailureKind.NOT_ALLOWED, ProblemType.CONNECTION),
+            (FailureKind.CONNECT, ProblemType.CONNECTION),
+            (FailureKind.TLS, ProblemType.TLS),
+            (FailureKind.TIMEOUT, ProblemType.CONNECTION),
+            (FailureKind.CLOSED, ProblemType.CONNECTION),
+            (FailureKind.RESPONSE, ProblemType.INCORRECT_RESPONSE),
+            (FailureKind.REDIRECT, ProblemType.INCORRECT_RESPONSE),
+        ],
+    )
+    def test_every_kind_of_failure_has_its_problem_type(self, kind: FailureKind, type_: ProblemType) -> None:
+        problem = judged(failed(kind))
+        assert problem.type is type_
+        assert "it broke" in problem.detail
+
+    def test_every_kind_of_failure_is_invalid_even_with_the_right_body(self) -> None:
+        for kind in FailureKind:
+            observation = replace(seen(), failure=ObservedFailure(kind, "it broke"))
+            assert judge_http01(observation, expected=EXPECTED) is not None
+
+    def test_a_failure_after_an_error_status_is_told_by_the_status(self) -> None:
+        observation = replace(
+            seen(b"<html>", status=404, complete=False), failure=ObservedFailure(FailureKind.CLOSED, "it broke")
+        )
+        assert "status 404" in judged(observation).detail
+
+    def test_a_redirect_that_is_not_followed_is_told_as_such(self) -> None:
+        observation = replace(seen(b"", status=302), failure=ObservedFailure(FailureKind.REDIRECT, "port 22"))
+        assert "port 22" in judged(observation).detail
+
+
+class TestDetail:
+    def test_it_says_what_was_asked_of_whom_and_what_came_back(self) -> None:
+        detail = judged(seen(b"<html>hello</html>", status=404)).detail
+        assert f'GET {URL} at 10.0.0.5:80: answered with status 404 and the body "<html>hello</html>". Check' in detail
+
+    def test_it_names_the_endpoint_that_took_the_connection(self) -> None:
+        hop = Hop(
+            URL, attempts=(Attempt("[fd00::5]:80", "connection refused"), Attempt("10.0.0.5:80", None)), status=500
+        )
+        assert "at 10.0.0.5:80" in judged(Http01Observation(NAME, (hop,), body_complete=True)).detail
+
+    def test_it_names_the_redirects_and_escapes_their_urls(self) -> None:
+        """Rule 4: a peer chose the URL of a redirect."""
+        other = 'http://other.corp.internal/"\\' + "a" * 400
+        hops = (Hop(URL, status=302), Hop(other, attempts=(Attempt("10.0.0.6:80", None),), status=500))
+        detail = judged(Http01Observation(NAME, hops, body=b"x", body_complete=True)).detail
+        assert f"after 1 redirect from {URL}" in detail
+        assert "a" * 64 not in detail
+        assert "\\x22\\x5c" in detail
+
+    @pytest.mark.parametrize(
+        ("body", "hint"),
+        [
+            (b"\x1f\x8b\x08\x00", "compressed"),
+            (TOKEN.encode() + b"\n", "token alone"),
+            (TOKEN.encode() + b"." + b"A" * 43, "another account key"),
+            (b"<pre>" + EXPECTED.encode(), "stand alone"),
+            (b"<html>", "right directory"),
+        ],
+    )
+    def test_it_says_what_to_check(self, body: bytes, hint: str) -> None:
+        assert hint in judged(seen(body)).detail
+
+    def test_an_empty_body_is_called_empty(self) -> None:
+        assert "an empty body" in judged(seen(b"")).detail
+
+    @settings(deadline=None, max_examples=100)
+    @given(st.binary(max_size=300), st.integers(200, 599))
+    def test_it_stays_printable_and_short_whatever_the_peer_sent(self, body: bytes, status: int) -> None:
+        problem = judge_http01(seen(body, status=status), expected=EXPECTED)
+        assert problem is not None
+        assert set(problem.detail) <= PRINTABLE
+        assert len(problem.detail) < 600
+        json.dumps(problem.to_json())
+
+
+class TestEscape:
+    @pytest.mark.parametrize(
+        ("data", "text"),
+        [
+            (b"", ""),
+            (b"plain text", "plain text"),
+            (b"a\r\nb", "a\\x0d\\x0ab"),
+            (b"\x1b[31m", "\\x1b[31m"),
+            (b'"\\', "\\x22\\x5c"),
+            ("ü".encode(), "\\xc3\\xbc"),
+            (b"x" * 64, "x" * 64),
+            (b"x" * 65, "x" * 64 + "..."),
+            (b"x" * 63 + b"\n", "x" * 63 + "..."),
+        ],
+    )
+    def test_examples(self, data: bytes, text: str) -> None:
+        assert escape(data) == text
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.binary(max_size=200))
+    def test_it_is_printable_quotable_and_at_most_64_characters(self, data: bytes) -> None:
+        text = escape(data)
+        assert set(text) <= PRINTABLE - {'"'}
+        assert len(text.removesuffix("...")) <= 64
+
+
+def test_an_observation_tells_its_walk() -> None:
+    hops = (
+        Hop(URL, attempts=(Attempt("[fd00::5]:80", "connection refused"), Attempt("10.0.0.5:80", None)), status=302),
+        Hop("http://other/", attempts=(Attempt("10.0.0.6:80", None),), status=200),
+    )
+    observation = Http01Observation(NAME, hops, body=b"", body_complete=True)
+    assert observation.url == URL
+    assert observation.status == 200
+    assert observation.redirects == ("http://other/",)
+    assert observation.endpoints_tried == ("[fd00::5]:80", "10.0.0.5:80", "10.0.0.6:80")
+    assert hops[0].endpoint == "10.0.0.5:80"
+    assert Hop(URL).endpoint is None

@@ -1,0 +1,96 @@
+"""The store's lock, against a real second process."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from acmeca.storage.errors import LockedError, StorageError
+from acmeca.storage.lock import StoreLock
+from tests.support.databases import start_python
+
+HOLDER = (
+    "import sys; from pathlib import Path; from acmeca.storage.lock import StoreLock\n"
+    "with StoreLock(Path(sys.argv[1])):\n"
+    "    print('held', flush=True)\n"
+    "    sys.stdin.read()\n"
+)
+
+
+def test_the_second_process_is_told_who_has_it_and_what_to_do(tmp_path: Path) -> None:
+    with start_python(HOLDER, str(tmp_path)) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(LockedError, match=f"in use by process {holder.pid}: stop it first") as caught:
+            StoreLock(tmp_path).acquire()
+        assert caught.value.pid == holder.pid
+        holder.communicate(timeout=10)  # its standard input ends, and so does it
+        assert holder.returncode == 0
+    with StoreLock(tmp_path):
+        assert (tmp_path / "acmeca.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+    with start_python(HOLDER, str(tmp_path)) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        holder.kill()
+        holder.wait(timeout=10)
+        with StoreLock(tmp_path):
+            pass
+
+
+def test_the_same_process_has_it_once(tmp_path: Path) -> None:
+    lock = StoreLock(tmp_path)
+    with lock:
+        for other in (lock, StoreLock(tmp_path)):
+            with pytest.raises(LockedError) as caught:
+                other.acquire()
+            assert caught.value.pid == os.getpid()
+    lock.release()
+    with StoreLock(tmp_path), pytest.raises(LockedError):
+        lock.acquire()
+
+
+def test_a_program_it_starts_does_not_inherit_it(tmp_path: Path) -> None:
+    """A child that outlives the server must not keep the next server out."""
+    lock = StoreLock(tmp_path)
+    lock.acquire()
+    with start_python("import sys; print('up', flush=True); sys.stdin.read()") as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "up\n"
+        lock.release()
+        with StoreLock(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("text", [b"", b"nonsense", b"\xff" * 100])
+def test_a_holder_that_cannot_be_read_is_another_process(tmp_path: Path, text: bytes) -> None:
+    with StoreLock(tmp_path):
+        (tmp_path / "acmeca.lock").write_bytes(text)
+        with pytest.raises(LockedError, match="in use by another process") as caught:
+            StoreLock(tmp_path).acquire()
+    assert caught.value.pid is None
+
+
+def test_the_file_is_private_and_stays(tmp_path: Path) -> None:
+    with StoreLock(tmp_path):
+        pass
+    file = tmp_path / "acmeca.lock"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert file.read_bytes() == b""
+
+
+def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    (tmp_path / "acmeca.lock").symlink_to(target)
+    with pytest.raises(StorageError, match="cannot open"):
+        StoreLock(tmp_path).acquire()
+    assert target.read_text() == "precious"
+
+
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="missing"):
+        StoreLock(tmp_path / "missing").acquire()
