@@ -235,18 +235,6 @@ class CrlSigned(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ResponderRotated(Event):
-    """An issuer has a new OCSP responder certificate. `not_after` is its end."""
-
-    kind = "responder.rotated"
-    about = "issuer_id"
-
-    issuer_id: str
-    serial_hex: str
-    not_after: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class IssuerCreated(Event):
     """A root or an intermediate was made or taken in. `name` is its subject as RFC 4514 text, `sha256` its DER's digest."""
 

@@ -100,10 +100,10 @@ class TestEvents:
             '{"account_id":"A1","actor":"account:A1","kind":"order.refused",'
             '"reasons":{"a.corp":"\\u0000","b.corp":"n\\u00f6"},"subject":"A1"}'
         )
-        event = CertificateRevoked(
+        revoked = CertificateRevoked(
             actor=admin_actor("jo"), serial_hex="0a", issuer_id="r1", reason=None, how="administrator"
         )
-        assert dump_event(event) == (
+        assert dump_event(revoked) == (
             '{"actor":"admin:jo","how":"administrator","issuer_id":"r1","kind":"certificate.revoked","reason":null,'
             '"serial_hex":"0a","subject":"0a"}'
         )

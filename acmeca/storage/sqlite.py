@@ -34,7 +34,7 @@ from acmeca.storage.schema import Step, migrate, read_steps
 
 T = TypeVar("T")
 
-_QUEUE_LIMIT: Final = 2000  # writes that may wait while a commit is under way; at 64 clients a commit takes 10 to 60
+_QUEUE_LIMIT: Final = 2000  # writes that may wait while a commit is under way; 64 busy clients make it 63
 _BUSY_TIMEOUT: Final = 5.0  # seconds a commit waits for another process (a backup, a person's sqlite3)
 _READ_BUSY_TIMEOUT: Final = 0.5  # a reader waits only for the recovery of a log, and it holds the event loop meanwhile
 _CACHED_STATEMENTS: Final = 512
@@ -47,7 +47,7 @@ _WRITER_PRAGMAS: Final = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA wal_autocheckpoint = 1000",  # pages: 4 MB
     f"PRAGMA journal_size_limit = {_LOG_BYTES}",
-    "PRAGMA secure_delete = OFF",  # some distributions switch it on; nothing secret is deleted, and it doubles the writing
+    "PRAGMA secure_delete = OFF",  # some distributions switch it on; what is deleted here is no secret, and zeroing costs writes
     "PRAGMA trusted_schema = OFF",
     "PRAGMA cell_size_check = ON",
 )
