@@ -200,7 +200,8 @@ class ProcessTree:
     """The CPU time and peak memory of some processes and everything they start.
 
     `sample` looks once. Call it at the start, from time to time, and at the end: a process that was seen once is followed
-    by pid and start time even when its parent has gone, and its time is kept after its own end.
+    by pid and start time even when its parent has gone, and its time is kept after its own end. What it cannot see: the
+    time of a child whose parent has SIGCHLD ignored, for the kernel then gives it to nobody.
     """
 
     def __init__(self, root_pids: Sequence[int], *, proc: Path = PROC) -> None:
