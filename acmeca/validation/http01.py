@@ -26,6 +26,7 @@ from acmeca.acme.challenges import (
     Http01Observation,
     ObservedFailure,
     RefusedAddress,
+    escape,
 )
 from acmeca.acme.identifiers import Identifier
 from acmeca.validation.exchange import Exchange, Response
@@ -36,6 +37,7 @@ from acmeca.validation.targets import DEFAULT_PORTS, RedirectError, Target, buil
 TOTAL_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 2.0  # leaves time for the other addresses, and for one SYN sent again
 MAX_REDIRECTS: Final = 10
+SHOWN_ADDRESSES: Final = 8
 ADDRESSES_PER_FAMILY: Final = 2
 REDIRECTS: Final = frozenset({301, 302, 307, 308})
 
@@ -111,6 +113,7 @@ class Http01Validator:
 
     async def _visit(self, visit: "_Visit") -> Response | ObservedFailure:
         """One request. 1. Resolve. 2. Check every address. 3. Connect to one that passed. 4. Speak."""
+        host = escape(visit.target.host.value.encode("ascii"))  # the host of a redirect is a peer's choice
         # Step 1: an `ip` identifier is its own address (RFC 8738 §4)
         address = visit.target.address
         if address is not None:
@@ -119,12 +122,16 @@ class Http01Validator:
             try:
                 addresses = await self._resolver.addresses(visit.target.host.value)
             except ResolutionError as error:
-                return ObservedFailure(FailureKind.RESOLUTION, f"{visit.target.host} cannot be looked up: {error}")
+                return ObservedFailure(FailureKind.RESOLUTION, f"{host} cannot be looked up: {error}")
         # Step 2
         allowed = self._allowed(visit, addresses)
         if not allowed:
-            named = "; ".join(f"{refused.address} is {refused.reason}" for refused in visit.refused)
-            return ObservedFailure(FailureKind.NOT_ALLOWED, f"no address of {visit.target.host} is allowed: {named}")
+            named = [f"{refused.address} is {refused.reason}" for refused in visit.refused]
+            more = [f"and {len(named) - SHOWN_ADDRESSES} more"] if len(named) > SHOWN_ADDRESSES else []
+            return ObservedFailure(
+                FailureKind.NOT_ALLOWED,
+                f"no address of {host} is allowed: {'; '.join(named[:SHOWN_ADDRESSES] + more)}",
+            )
         # Step 3
         connection = await self._connect_any(visit, allowed)
         if connection is None:
@@ -154,8 +161,6 @@ class Http01Validator:
             try:
                 connection = await self._connect(address, port)
             except OSError as error:  # a TimeoutError among them
-                if error.errno in EXHAUSTED:
-                    raise
                 visit.attempts.append(Attempt(endpoint, self._describe(error)))
             else:
                 visit.attempts.append(Attempt(endpoint, None))
@@ -181,8 +186,6 @@ class Http01Validator:
         try:
             reader, writer = await self._open(target, connection)
         except OSError as error:  # ssl.SSLError, a reset, or a handshake that took too long
-            if error.errno in EXHAUSTED:
-                raise
             return ObservedFailure(FailureKind.TLS, f"the TLS handshake failed: {self._describe(error)}")
         exchange = visit.exchange = Exchange(
             authority=target.authority, path=target.path, user_agent=self._user_agent, skip_body=REDIRECTS
@@ -193,8 +196,6 @@ class Http01Validator:
             while outcome is None:
                 outcome = exchange.receive(await reader.read(exchange.wanted))
         except OSError as error:
-            if error.errno in EXHAUSTED:
-                raise
             return ObservedFailure(FailureKind.CLOSED, f"the connection broke: {self._describe(error)}")
         else:
             return outcome
@@ -220,7 +221,12 @@ class Http01Validator:
             raise
 
     def _describe(self, error: OSError) -> str:
-        """An error of the operating system or of TLS as a phrase; its text holds nothing from a peer."""
+        """An error of the operating system or of TLS as a phrase; its text holds nothing from a peer.
+
+        Raises the error again when it is this machine's own trouble (Rule 2).
+        """
+        if error.errno in EXHAUSTED:
+            raise error
         if isinstance(error, ssl.SSLError):
             return (error.reason or "failed").replace("_", " ").lower()
         if error.errno:

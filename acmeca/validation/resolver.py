@@ -23,6 +23,7 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 
+from acmeca.acme.challenges import escape
 from acmeca.errors import AcmecaError
 from acmeca.validation.networks import EXHAUSTED, IPAddress
 
@@ -183,7 +184,7 @@ class DnsResolver:
                 ignore_errors=True,  # nor is what does not match the question
             )
             return _read_answer(response, name, _show(server))
-        except (dns.exception.DNSException, EOFError, ValueError, OSError) as error:
+        except (dns.exception.DNSException, EOFError, OSError) as error:
             if isinstance(error, OSError) and error.errno in EXHAUSTED:
                 raise
             raise _server_failure(error, _show(server), self._attempt_timeout) from None
@@ -270,13 +271,12 @@ def _read_answer(response: dns.message.Message, name: dns.name.Name, shown: str)
     """
     code = response.rcode()
     if code == dns.rcode.NXDOMAIN:
-        raise ResolutionError(
-            ResolutionFailure.NO_SUCH_NAME, f"{shown} says that {name.to_text(omit_final_dot=True)} does not exist"
-        )
+        # A server may have chosen the name, by an alias.
+        asked = escape(name.to_text(omit_final_dot=True).encode("ascii"))
+        raise ResolutionError(ResolutionFailure.NO_SUCH_NAME, f"{shown} says that {asked} does not exist")
     if code != dns.rcode.NOERROR:
         raise ResolutionError(ResolutionFailure.SERVER_FAILURE, f"{shown} answered with {dns.rcode.to_text(code)}")
-    if not isinstance(response, dns.message.QueryMessage):
-        raise dns.exception.FormError
+    assert isinstance(response, dns.message.QueryMessage)  # noqa: S101  (dnspython has compared the opcodes)
     chain = response.resolve_chaining()
     if chain.answer is not None:
         return _Answer(tuple(ip_address(record.to_text()) for record in chain.answer))

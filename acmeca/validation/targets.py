@@ -120,9 +120,8 @@ def _parse_host(host: str, *, bracketed: bool) -> Identifier | None:
             address = ip_address(host)
         except ValueError:
             return None
-        if isinstance(address, IPv6Address) and (not bracketed or address.scope_id is not None):
-            return None
-        if isinstance(address, IPv4Address) and bracketed:
+        scoped = isinstance(address, IPv6Address) and address.scope_id is not None
+        if scoped or bracketed is not isinstance(address, IPv6Address):  # RFC 3986 §3.2.2: IPv6, and only that
             return None
         return Identifier(IdentifierType.IP, str(address))
     return Identifier(IdentifierType.DNS, host)

@@ -178,8 +178,8 @@ class _Udp(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def dns_peer() -> AsyncIterator[DnsPeer]:
-    """Run a DNS server at a free port of 127.0.0.1."""
+async def dns_peer(*, tcp: bool = True) -> AsyncIterator[DnsPeer]:
+    """Run a DNS server at a free port of 127.0.0.1. Without `tcp` it refuses connections."""
     peer = DnsPeer()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -207,6 +207,8 @@ async def dns_peer() -> AsyncIterator[DnsPeer]:
             if error.errno != errno.EADDRINUSE:
                 raise
             continue
+        if not tcp:
+            server.close()
         try:
             yield peer
         finally:

@@ -19,7 +19,7 @@ from acmeca.acme.challenges import FailureKind, Http01Observation, judge_http01
 from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.problem import ProblemType
 from acmeca.validation.http01 import Http01Validator
-from acmeca.validation.networks import Endpoint, IPAddress
+from acmeca.validation.networks import EXHAUSTED, Endpoint, IPAddress
 from acmeca.validation.resolver import (
     DnsResolver,
     LoopbackNames,
@@ -319,6 +319,12 @@ class TestAddresses:
         assert "validation.allowed_networks" in told
         assert observation.endpoints_tried == ()
 
+    async def test_many_are_counted_behind_the_first_eight(self) -> None:
+        observation = await validator(80, at(*(f"8.8.8.{number}" for number in range(32)))).observe(NAME, TOKEN)
+        told = detail(observation, ProblemType.CONNECTION)
+        assert "8.8.8.7 is not in validation.allowed_networks; and 24 more" in told
+        assert "8.8.8.8 " not in told
+
     @pytest.mark.parametrize("address", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
     async def test_loopback_is_not_asked_unless_configured(self, address: str) -> None:
         async with http_peer(GOOD, host=address) as peer:
@@ -495,6 +501,12 @@ class TestRedirects:
         assert kind(observation) is FailureKind.TIMEOUT
         assert 1 <= len(observation.hops) <= 4
 
+    async def test_the_host_of_a_peer_is_cut_in_the_problem(self) -> None:
+        host = ".".join(["a" * 60] * 4)
+        async with asked_of(redirect(f"http://{host}/")) as (observation, _):
+            assert "a" * 60 + ".aaa..." in detail(observation, ProblemType.DNS)
+            assert host not in detail(observation, ProblemType.DNS)
+
     async def test_the_url_of_a_peer_is_escaped_and_cut_in_the_problem(self) -> None:
         long = "/" + "a" * 500 + '"<script>'
         async with asked_of(redirect(long), ok(b"no", status="404 No")) as (observation, _):
@@ -652,6 +664,21 @@ class TestResources:
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert open_sockets() == held
+
+    @pytest.mark.parametrize("number", sorted(EXHAUSTED))
+    async def test_a_machine_out_of_memory_blames_nobody(self, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rule 2, while reading: the kernel says so here, since no test can make it run out of buffers."""
+
+        async def read(*_: object) -> bytes:
+            raise OSError(number, os.strerror(number))
+
+        async with http_peer(GOOD) as peer:
+            before = open_sockets()
+            monkeypatch.setattr(asyncio.StreamReader, "read", read)
+            with pytest.raises(OSError, match=os.strerror(number)):
+                await validator(peer.port).observe(NAME, TOKEN)
+            monkeypatch.undo()
+            assert await settled(before)
 
     async def test_a_machine_out_of_sockets_blames_nobody(self) -> None:
         """Rule 2: OSError passes, and the peer gets no problem for it."""

@@ -209,6 +209,13 @@ class TestDnsResolver:
             assert error.reason is ResolutionFailure.SERVER_FAILURE
             assert "nonsense" in str(error)
 
+    async def test_a_cut_answer_without_tcp_is_a_failure(self) -> None:
+        async with dns_peer(tcp=False) as peer:
+            peer.always(NAME, truncated)
+            error = await failure(quick(peer.server))
+            assert error.reason is ResolutionFailure.SERVER_FAILURE
+            assert f"127.0.0.1:{peer.port} cannot be reached" in str(error)
+
     async def test_what_does_not_match_the_question_is_no_answer(self) -> None:
         """RFC 5452 §9.1: the id, the question and the server have to match."""
         async with dns_peer() as peer:
@@ -225,7 +232,7 @@ class TestDnsResolver:
                 def forge(peer: DnsPeer, query: dns.message.Message, transport: str) -> list[bytes]:
                     (message,) = holds("A", "203.0.113.66")(peer, query, transport)
                     sent.extend(elsewhere.sendto(message, address) for address in clients())
-                    return []
+                    return holds("A", "10.0.0.5")(peer, query, transport)
 
                 def clients() -> list[tuple[str, int]]:
                     """Every UDP port of this process on which an answer may be awaited."""
@@ -237,12 +244,13 @@ class TestDnsResolver:
                                     ports.append(copy.getsockname()[1])
                         except OSError:
                             continue  # no socket
-                    return [("127.0.0.1", port) for port in ports if port not in {0, elsewhere.getsockname()[1]}]
+                    return [("127.0.0.1", port) for port in ports if port not in {0, peer.port}]
 
                 sent: list[int] = []
                 peer.script(NAME, "A", forge)
                 assert await found(quick(peer.server)) == ["10.0.0.5"]
                 assert sent, "nothing was forged"
+                assert peer.asked(NAME, "A") == 1, "the forgery cost no second question"
 
     async def test_aliases_within_an_answer_are_followed(self) -> None:
         async with dns_peer() as peer:
@@ -265,6 +273,14 @@ class TestDnsResolver:
             error = await failure(quick(peer.server))
             assert error.reason is ResolutionFailure.NO_SUCH_NAME
             assert "gone.corp.internal does not exist" in str(error)
+
+    async def test_an_alias_in_odd_bytes_is_told_escaped_and_cut(self) -> None:
+        """RULES §3: "What a peer sent us … enters a problem or a log only escaped and cut to 64 bytes"."""
+        async with dns_peer() as peer:
+            peer.always(NAME, holds("CNAME", "\\010\\027[31m\\034." + "x" * 60 + "." + "y" * 60 + ".internal."))
+            error = await failure(quick(peer.server))
+            assert "y" * 3 not in str(error)
+            assert '"' not in str(error)
 
     async def test_aliases_asked_one_by_one_are_bounded(self) -> None:
         async with dns_peer() as peer:
