@@ -157,6 +157,8 @@ def prepare(
     _check_request(request)
     # Step 3
     not_before, not_after = _validity(issuer, template, now)
+    if serial <= 0:  # a lint says so too, but the library's parser is about to refuse such certificates altogether
+        raise IssuanceError(f"the serial is {serial}; it has to be positive")
     # Step 4
     tbs = build_tbs(
         serial=serial,

@@ -89,25 +89,23 @@ def split_signed(signed: bytes) -> tuple[bytes, bytes]:
     """What `assemble_signed` put together: the to-be-signed encoding and the signature. Raises `PkiError`."""
     try:
         outer = der.Reader(signed)
-        reader = der.Reader(outer.read(der.SEQUENCE))
+        reader = outer.read_sequence()
         outer.finish()
         tbs = reader.read_any().encoding
         reader.read(der.SEQUENCE)
-        bits = reader.read(der.BIT_STRING)
+        signature = der.parse_bit_string(reader.read(der.BIT_STRING))
         reader.finish()
     except der.DerError as error:
         raise PkiError(f"not a signed value: {error}") from None
-    if bits[:1] != b"\0":
-        raise PkiError("the signature is no whole number of octets")
-    return tbs, bits[1:]
+    return tbs, signature
 
 
 def certificate_from_tbs(tbs: bytes, signature: bytes) -> bytes:
     """The certificate of a DER TBSCertificate and its signature.
 
     RFC 5280 §4.1.1.2: signatureAlgorithm "MUST contain the same algorithm identifier as the signature field in the
-    sequence tbsCertificate", so it is copied out of there. Raises `PkiError` when `tbs` does not begin
-    as a TBSCertificate does.
+    sequence tbsCertificate", so it is copied out of there. Raises `PkiError` when `tbs` does not begin as a
+    TBSCertificate does.
     """
     return assemble_signed(tbs, read_signature_algorithm(tbs), signature)
 

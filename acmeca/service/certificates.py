@@ -92,8 +92,30 @@ class Certificates:
         claimed, in one durable transaction. Step 5: it is signed and the order made valid. When step 5 fails, the order
         stays `processing` and `finish_unfinished` takes it up.
         """
+        try:
+            signer, prepared, certificate = await self._claim(account, order, csr_der)
+        except Problem as problem:
+            event = audit.IssuanceRefused(
+                actor=audit.account_actor(account.id), subject_id=order.id, reason=problem.detail
+            )
+            await self._store.note(event, at=self._ambient.now())
+            raise
+        # Step 5
+        try:
+            await self._complete(signer, prepared, certificate)
+        except (PkiError, StorageError):
+            log.exception("order %s: recorded as %s and not signed yet", order.id, certificate.serial)
+        finally:
+            self._signing.discard(certificate.id)
+
+    async def _claim(
+        self, account: Account, order: Order, csr_der: bytes
+    ) -> tuple[SigningIssuer, Prepared, Certificate]:
+        """Steps 2 to 4: what is about to be signed, recorded."""
         # Step 2
         request = _acceptable_csr(csr_der)
+        if any(request.spki_der == stored.issuer.spki_der for stored in self._issuers.all):
+            raise Problem(ProblemType.BAD_CSR, "the key in the CSR is an issuer's; make a new key for the certificate")
         _require_same_names(request, order.identifiers)
         refusals = self._names.refusals(order.identifiers)
         if refusals:
@@ -111,16 +133,13 @@ class Certificates:
         except IssuanceError as error:
             raise Problem(ProblemType.REJECTED_IDENTIFIER, f"the issuer cannot certify this: {error}") from None
         certificate = self._certificate(signer, self._server, subject, prepared)
-        self._signing.add(certificate.id)
+        self._signing.add(certificate.id)  # before the record can be seen: `finish_unfinished` leaves it to us
         try:
             await self._record(certificate, subject.public_key)
-            # Step 5
-            try:
-                await self._complete(signer, prepared, certificate)
-            except (PkiError, StorageError):
-                log.exception("order %s: recorded as %s and not signed yet", order.id, certificate.serial)
-        finally:
+        except BaseException:
             self._signing.discard(certificate.id)
+            raise
+        return signer, prepared, certificate
 
     async def issue_own(
         self, template: Template, names: tuple[Identifier, ...], public_key: PublicKey, *, signer: SigningIssuer
@@ -159,7 +178,7 @@ class Certificates:
             return
         try:
             prepared = _restore(signer, self._server, certificate)
-        except LintError as error:  # the profile was changed by configuration since
+        except (LintError, IssuanceError) as error:  # the profile was changed by configuration since
             problem = Problem(
                 ProblemType.SERVER_INTERNAL, "the profile changed while the certificate was made; order again"
             )
@@ -256,7 +275,7 @@ class Certificates:
     # --- revocation ---------------------------------------------------------------------------------------------
 
     async def revoke_for_client(self, request: AccountRequest | KeyRequest, revocation: Revocation) -> None:
-        """revokeCert (§7.6).
+        """§7.6: revoke what a client asks for.
 
         Step 1: the certificate is one that we issued, compared as a whole. Step 2: who asks is its account, an account
         that holds valid authorizations for all its names, or its own key. Step 3: it is not revoked, or its own key raises
@@ -335,7 +354,7 @@ class Certificates:
 
 def _restore(signer: SigningIssuer, template: Template, certificate: Certificate) -> Prepared:
     dns_names, ip_addresses = _split(_identifiers(certificate.names))
-    return restore(
+    prepared = restore(
         issuer=signer.issuer,
         template=template,
         tbs=certificate.tbs,
@@ -343,6 +362,9 @@ def _restore(signer: SigningIssuer, template: Template, certificate: Certificate
         ip_addresses=ip_addresses,
         spki_sha256=certificate.spki_sha256,
     )
+    if format_serial(prepared.serial) != certificate.serial:
+        raise IssuanceError(f"the record of {certificate.serial} holds the serial {prepared.serial:x}")
+    return prepared
 
 
 def _acceptable_csr(csr_der: bytes) -> CertificateRequest:

@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from acmeca.acme.identifiers import Identifier, IdentifierType, canonical_dns_name
+from acmeca.errors import NotFound
 from acmeca.keystore.pem import Credential, KeystoreError, load_credential, write_credential
 from acmeca.pki.ocsp import Responder
 from acmeca.pki.template import Template
@@ -24,7 +25,7 @@ from acmeca.policy.profiles import listener_template, responder_template
 from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
 from acmeca.service.issuers import Issuers, SigningIssuer
-from acmeca.service.status import Status
+from acmeca.service.status import Status, format_serial
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +97,9 @@ class OwnCertificates:
     async def _fresh(
         self, path: Path, template: Template, names: tuple[Identifier, ...], signer: SigningIssuer
     ) -> _Kept:
-        """What lies at `path` while it is fresh, of this issuer and for these names, else a new one."""
+        """What lies at `path` while it is usable, else a new one."""
         kept = _load(path)
-        if kept is not None and kept.is_fresh(self._ambient.now()) and self._fits(kept, names, signer):
+        if kept is not None and await self._is_usable(kept, template, names, signer):
             return kept
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = await self._certificates.issue_own(template, names, key.public_key(), signer=signer)
@@ -109,12 +110,27 @@ class OwnCertificates:
         )
         return _Kept(Credential(key, chain), x509.load_der_x509_certificate(chain[0]))
 
-    @staticmethod
-    def _fits(kept: _Kept, names: tuple[Identifier, ...], signer: SigningIssuer) -> bool:
-        if kept.certificate.issuer.public_bytes() != signer.issuer.subject_der:
+    async def _is_usable(
+        self, kept: _Kept, template: Template, names: tuple[Identifier, ...], signer: SigningIssuer
+    ) -> bool:
+        """Whether the file holds what it should: the key of a certificate that the store knows, for this purpose.
+
+        An administrator who revokes one of these gets a new one within a minute.
+        """
+        if not kept.is_fresh(self._ambient.now()) or kept.credential.key.public_key() != kept.certificate.public_key():
             return False
-        wanted = {name.value for name in names}
-        return not wanted or wanted == _names(kept.certificate)
+        try:
+            recorded = await self._certificates.by_serial(format_serial(kept.certificate.serial_number))
+        except NotFound:
+            return False
+        return (
+            recorded.signature is not None
+            and recorded.der == kept.credential.chain[0]
+            and recorded.revoked_at is None
+            and recorded.issuer_id == signer.id
+            and recorded.profile == template.name
+            and recorded.names == tuple(sorted(name.value for name in names))
+        )
 
 
 def _host(base_url: str) -> Identifier:
@@ -123,14 +139,6 @@ def _host(base_url: str) -> Identifier:
         return Identifier(IdentifierType.IP, str(ipaddress.ip_address(host)))
     except ValueError:
         return Identifier(IdentifierType.DNS, canonical_dns_name(host))
-
-
-def _names(certificate: x509.Certificate) -> set[str]:
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return {
-        *names.get_values_for_type(x509.DNSName),
-        *(str(address) for address in names.get_values_for_type(x509.IPAddress)),
-    }
 
 
 def _load(path: Path) -> _Kept | None:

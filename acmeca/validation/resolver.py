@@ -10,10 +10,12 @@ Rule 4: IPv6 addresses come first.
 import asyncio
 import random
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
 import dns.asyncquery
@@ -30,6 +32,7 @@ from acmeca.validation.networks import EXHAUSTED, IPAddress
 Server: TypeAlias = tuple[IPAddress, int]
 """A recursive resolver: its address and its port, UDP and TCP."""
 
+HOSTS_FILE: Final = Path("/etc/hosts")
 DEFAULT_DNS_PORT: Final = 53
 LOOKUP_SECONDS: Final = 5.0
 ATTEMPT_SECONDS: Final = 1.5
@@ -70,7 +73,7 @@ class SystemResolver:
     """The operating system's resolver (getaddrinfo) in a thread of the event loop's pool.
 
     Names are asked with the dot of the root behind them, which keeps the search list away (Rule 1) and, with glibc,
-    `/etc/hosts` too. A lookup that takes longer than `timeout` seconds is given up; its thread ends when the system says so.
+    `/etc/hosts` too; `HostsFile` brings that back. A lookup that takes longer than `timeout` seconds is given up; its thread ends when the system says so.
     """
 
     def __init__(self, *, timeout: float = LOOKUP_SECONDS) -> None:
@@ -207,9 +210,40 @@ class LoopbackNames:
         return await self._behind.addresses(name)
 
 
+class HostsFile:
+    """The machine's own table of names, `/etc/hosts`, before another resolver, as `hosts: files dns` has it.
+
+    Only its administrator writes it, and it is read at each lookup. A file that cannot be read has no names.
+    """
+
+    def __init__(self, path: Path, behind: Resolver) -> None:
+        self._path = path
+        self._behind = behind
+
+    async def addresses(self, name: str) -> tuple[IPAddress, ...]:
+        found = _in_order(self._listed(name))
+        return found or await self._behind.addresses(name)
+
+    def _listed(self, name: str) -> Iterator[IPAddress]:
+        try:
+            text = self._path.read_text("utf-8", errors="replace")
+        except OSError:
+            return
+        for line in text.splitlines():
+            address, *names = line.partition("#")[0].split() or [""]
+            if name in (each.lower() for each in names):
+                with suppress(ValueError):  # a scoped address, or none at all: resolvers pass it over as well
+                    yield ip_address(address)
+
+
 def build_resolver(servers: tuple[Server, ...], *, timeout: float = LOOKUP_SECONDS) -> Resolver:
-    """The resolver that a configuration asks for: the given servers, or the operating system's with none (Rule 2 holds)."""
-    return LoopbackNames(DnsResolver(servers, timeout=timeout) if servers else SystemResolver(timeout=timeout))
+    """The resolver that a configuration asks for: the given servers, or this machine's hosts file and resolver with none.
+
+    Rule 2 holds for both.
+    """
+    if servers:
+        return LoopbackNames(DnsResolver(servers, timeout=timeout))
+    return LoopbackNames(HostsFile(HOSTS_FILE, SystemResolver(timeout=timeout)))
 
 
 def parse_server(text: str) -> Server:

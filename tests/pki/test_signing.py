@@ -92,6 +92,21 @@ def test_what_is_assembled_verifies_elsewhere(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KEY_KINDS)
+def test_splitting_undoes_assembling(kind: str) -> None:
+    certificate = intermediate(kind).issuer.certificate
+    tbs, signature = signing.split_signed(intermediate(kind).issuer.certificate_der)
+    assert (tbs, signature) == (certificate.tbs_certificate_bytes, certificate.signature)
+
+
+@pytest.mark.parametrize(
+    "signed", [b"", b"junk", der.sequence(der.null()), der.sequence(der.null(), der.sequence(), b"\x03\x02\x01\x00")]
+)
+def test_what_is_not_signed(signed: bytes) -> None:
+    with pytest.raises(PkiError, match="not a signed value"):
+        signing.split_signed(signed)
+
+
+@pytest.mark.parametrize("kind", KEY_KINDS)
 def test_a_wrong_signature_is_found(kind: str) -> None:
     key = shared_key(kind)
     signature = signing.sign_with(key, b"data")

@@ -66,9 +66,18 @@ def make_issuer(certificate_der: bytes, id_: str = "test") -> Issuer:
     )
 
 
-@cache
 def root(kind: str = "P-256") -> Authority:
-    """A root that is valid from two years before `NOW` on, for twenty years."""
+    """A root that is valid from two years before `NOW` on, for twenty years; one of each kind in a test run."""
+    return _make_root(kind)
+
+
+def intermediate(kind: str = "P-256", path_length: int = 0) -> Authority:
+    """An intermediate below the root of its kind, valid from a year before `NOW` on, for five years; one of each kind."""
+    return _make_intermediate(kind, path_length)
+
+
+@cache
+def _make_root(kind: str) -> Authority:
     key = shared_key(kind, 100)
     certificate = build_root(
         key=key,
@@ -82,8 +91,7 @@ def root(kind: str = "P-256") -> Authority:
 
 
 @cache
-def intermediate(kind: str = "P-256", path_length: int = 0) -> Authority:
-    """An intermediate below the root of its kind, valid from a year before `NOW` on, for five years."""
+def _make_intermediate(kind: str, path_length: int) -> Authority:
     key = shared_key(kind, 101 + path_length)
     certificate = build_intermediate(
         root=root(kind).issuer,

@@ -27,9 +27,13 @@ EXTENSION_REQUEST: Final = "1.2.840.113549.1.9.14"
 COMMON_NAME: Final = "2.5.4.3"
 
 
-@cache
 def shared_key(kind: str = "P-256", number: int = 0) -> PrivateKey:
     """A key of a kind, made once in a test run; another `number` is another key."""
+    return _make_key(kind, number)
+
+
+@cache
+def _make_key(kind: str, number: int) -> PrivateKey:
     if kind == "RSA":
         return rsa.generate_private_key(public_exponent=65537, key_size=2048)
     if kind == "Ed25519":

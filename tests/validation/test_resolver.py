@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from acmeca.validation.networks import IPAddress
 from acmeca.validation.resolver import (
     DnsResolver,
+    HostsFile,
     LoopbackNames,
     ResolutionError,
     ResolutionFailure,
@@ -399,10 +400,57 @@ class TestSystemResolver:
     def test_it_is_the_default_of_a_configuration(self) -> None:
         chosen = build_resolver(())
         assert isinstance(chosen, LoopbackNames)
-        assert isinstance(chosen._behind, SystemResolver)
+        assert isinstance(chosen._behind, HostsFile)
+        assert isinstance(chosen._behind._behind, SystemResolver)
         named = build_resolver(((IPv4Address("10.0.0.53"), 53),))
         assert isinstance(named, LoopbackNames)
         assert isinstance(named._behind, DnsResolver)
+
+
+class Nowhere:
+    """A resolver that knows no name."""
+
+    async def addresses(self, name: str) -> tuple[IPAddress, ...]:
+        raise ResolutionError(ResolutionFailure.NO_SUCH_NAME, "nobody knows it")
+
+
+class TestHostsFile:
+    """The machine's own table stands before its resolver."""
+
+    @pytest.mark.parametrize(
+        ("line", "expected"),
+        [
+            ("10.0.0.5 web.corp.internal", ["10.0.0.5"]),
+            ("10.0.0.5\tother WEB.Corp.Internal # a comment", ["10.0.0.5"]),
+            ("10.0.0.5 web.corp.internal\nfd00::5 web.corp.internal", ["fd00::5", "10.0.0.5"]),
+            ("fe80::1%eth0 web.corp.internal\n10.0.0.5 web.corp.internal", ["10.0.0.5"]),
+        ],
+    )
+    async def test_a_listed_name_has_the_listed_addresses(self, tmp_path: Path, line: str, expected: list[str]) -> None:
+        (tmp_path / "hosts").write_text(f"\n# names\n127.0.0.1 localhost\n{line}\n")
+        assert [
+            str(a) for a in await HostsFile(tmp_path / "hosts", Nowhere()).addresses("web.corp.internal")
+        ] == expected
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "# 10.0.0.5 web.corp.internal",
+            "10.0.0.5 web",
+            "10.0.0.5 a.web.corp.internal",
+            "web.corp.internal",
+            "",
+            "x web.corp.internal",
+        ],
+    )
+    async def test_any_other_name_is_the_resolvers(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "hosts").write_text(text)
+        with pytest.raises(ResolutionError, match="nobody knows it"):
+            await HostsFile(tmp_path / "hosts", Nowhere()).addresses("web.corp.internal")
+
+    async def test_a_file_that_cannot_be_read_has_no_names(self, tmp_path: Path) -> None:
+        with pytest.raises(ResolutionError, match="nobody knows it"):
+            await HostsFile(tmp_path / "none", Nowhere()).addresses("web.corp.internal")
 
 
 class TestParseServer:
