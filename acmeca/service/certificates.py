@@ -39,7 +39,7 @@ from acmeca.service.ambient import Ambient
 from acmeca.service.issuers import Issuers, SigningIssuer, to_pem
 from acmeca.service.requests import AccountRequest, KeyRequest
 from acmeca.service.status import Status, format_serial
-from acmeca.storage.certificates import KEY_COMPROMISE, Certificate, CertificateStatus, KeyRefusedError, Search
+from acmeca.storage.certificates import KEY_COMPROMISE, Certificate, KeyRefusedError, Search
 from acmeca.storage.errors import StaleError, StorageError
 from acmeca.storage.store import Store
 

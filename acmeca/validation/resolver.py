@@ -231,8 +231,8 @@ class HostsFile:
             return
         for line in text.splitlines():
             address, *names = line.partition("#")[0].split() or [""]
-            if name in (each.lower() for each in names):
-                with suppress(ValueError):  # a scoped address, or none at all: resolvers pass it over as well
+            if name in (each.lower() for each in names) and "%" not in address:  # a scope means something here only
+                with suppress(ValueError):  # no address: resolvers pass the line over as well
                     yield ip_address(address)
 
 
