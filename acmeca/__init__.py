@@ -10,7 +10,7 @@ The layers, each importing only what stands below it (``tests/test_architecture.
     storage | validation | keystore     I/O adapters
     policy                              names, keys, profiles: decisions with a reason
     acme | pki                          RFC 8555 | RFC 5280 and 6960: pure
-    audit | errors | resources | urls   leaves
+    audit | errors | quoting | resources | urls     leaves
 """
 
 __version__ = "0.1.0"

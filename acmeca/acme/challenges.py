@@ -16,9 +16,9 @@ from typing import Final
 
 from acmeca.acme.identifiers import Identifier
 from acmeca.acme.problem import Problem, ProblemType
+from acmeca.quoting import escape
 
 TOKEN_BYTES: Final = 16  # §8.3: "This value MUST have at least 128 bits of entropy"
-SHOWN_BYTES: Final = 64
 
 # §8.3: "It MUST NOT contain any characters outside the base64url alphabet and MUST NOT include base64 padding".
 _BASE64URL: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
@@ -176,22 +176,6 @@ def judge_http01(observation: Http01Observation, *, expected: str) -> Problem | 
     return _incorrect(
         observation, f"answered with {_shown_body(observation.body)}", _check_body(body, expected.encode("ascii"))
     )
-
-
-def escape(data: bytes) -> str:
-    r"""A peer's bytes as printable ASCII of at most 64 characters, with `...` behind it when something was cut.
-
-    What is not printable ASCII, the backslash and the double quote become `\xNN`, so that the text can be quoted.
-    """
-    shown: list[str] = []
-    room = SHOWN_BYTES
-    for byte in data[:SHOWN_BYTES]:
-        text = chr(byte) if 0x20 <= byte <= 0x7E and byte not in b'"\\' else f"\\x{byte:02x}"
-        if len(text) > room:
-            break
-        shown.append(text)
-        room -= len(text)
-    return "".join(shown) + ("..." if len(shown) < len(data) else "")
 
 
 _CHECK_SERVER: Final = (

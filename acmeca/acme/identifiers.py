@@ -1,6 +1,6 @@
 """Identifiers of type `dns` (RFC 8555 §9.7.7) and `ip` (RFC 8738), canonicalised once, at entry.
 
-Rule 1: everything behind `parse_identifier` sees lower-case A-labels and canonical addresses only, so that comparing
+Rule 1: everything behind the `canonical_` functions sees lower-case A-labels and canonical addresses only, so that comparing
 names is comparing strings.
 Rule 2: what is not a host name is refused here; whether an account may have the name is `policy/names.py`'s question.
 """
@@ -8,14 +8,13 @@ Rule 2: what is not a host name is refused here; whether an account may have the
 import functools
 import ipaddress
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 import idna
 
-from acmeca.acme.problem import Problem, ProblemType, quote_input
+from acmeca.quoting import quote_input
 
 _MAX_NAME_LENGTH: Final = 253  # octets of a name without its trailing dot (RFC 1035 §2.3.4, less the lengths' overhead)
 _MAX_HINT_LENGTH: Final = 32  # characters; converting a longer U-label only for a hint would cost too much
@@ -56,34 +55,6 @@ class Identifier:
 
     def __str__(self) -> str:
         return self.value
-
-
-def parse_identifier(members: Mapping[str, object]) -> Identifier:
-    """The canonical identifier that a client's `{"type": …, "value": …}` means; other members are ignored.
-
-    Raises Problem: `unsupportedIdentifier` for another type, `malformed` for a value that is no such name. The problem
-    carries the identifier as it was sent where that is plain text, so that the client can tell which one is meant (§6.7.1).
-    """
-    type_text, value = members.get("type"), members.get("value")
-    if not isinstance(type_text, str) or not isinstance(value, str):
-        raise Problem(ProblemType.MALFORMED, "an identifier has to have the strings 'type' and 'value'")
-    try:
-        type_ = IdentifierType(type_text)
-    except ValueError:
-        raise Problem(
-            ProblemType.UNSUPPORTED_IDENTIFIER,
-            f"identifiers of type {quote_input(type_text)} are not supported; use 'dns' or 'ip'",
-        ) from None
-    canonicalise = canonical_dns_name if type_ is IdentifierType.DNS else canonical_ip
-    try:
-        return Identifier(type_, canonicalise(value))
-    except ValueError as error:
-        is_plain = len(value) <= _MAX_NAME_LENGTH and value.isascii() and value.isprintable()
-        raise Problem(
-            ProblemType.MALFORMED,
-            f"{quote_input(value)}: {error}",
-            identifier=Identifier(type_, value) if is_plain else None,
-        ) from None
 
 
 def canonical_dns_name(text: str) -> str:

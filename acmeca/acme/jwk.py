@@ -28,7 +28,8 @@ from josepy.errors import Error as JosepyError
 from josepy.jwk import JWKEC, JWKRSA
 
 from acmeca.acme import base64url, strict_json
-from acmeca.acme.problem import Problem, ProblemType, quote_input
+from acmeca.acme.problem import Problem, ProblemType
+from acmeca.quoting import quote_input
 
 SignatureKey = EllipticCurvePublicKey | RSAPublicKey | Ed25519PublicKey
 
@@ -158,6 +159,8 @@ def verify_signature(key: PublicKey, algorithm: str, signature: bytes, signed: b
                 key.key.verify(signature, signed, PKCS1v15(), hashes.SHA256())  # RFC 7518 §3.3
             case Ed25519PublicKey():
                 key.key.verify(signature, signed)  # RFC 8037 §3.1
+            case _:
+                assert_never(key.key)
     except InvalidSignature:
         return False
     return True

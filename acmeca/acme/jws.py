@@ -28,7 +28,8 @@ from typing import Final
 
 from acmeca.acme import base64url, strict_json
 from acmeca.acme.jwk import SUPPORTED_ALGORITHMS, PublicKey, parse_jwk, verify_signature
-from acmeca.acme.problem import Problem, ProblemType, quote_input
+from acmeca.acme.problem import Problem, ProblemType
+from acmeca.quoting import quote_input
 
 MAX_BODY_LENGTH: Final = 64 * 1024  # octets
 

@@ -1,7 +1,7 @@
-"""The resources of RFC 8555 §7.1 as acmeca keeps them, and as clients see them.
+r"""The resources of RFC 8555 §7.1 as acmeca keeps them, and as clients see them.
 
 Rule 1: what is kept (`Account`, `Order`, …) is a frozen value; what was received is a value of `acme/payloads.py`.
-Rule 2: JSON stays flat and without `\\/` escapes: acme.sh and dehydrated read it with grep and sed.
+Rule 2: JSON stays flat and without `\/` escapes: acme.sh and dehydrated read it with grep and sed.
 """
 
 import json

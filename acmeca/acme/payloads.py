@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from acmeca.acme import base64url, strict_json
-from acmeca.acme.identifiers import Identifier, canonical_dns_name, parse_identifier
-from acmeca.acme.problem import Problem, ProblemType, join_problems, quote_input
+from acmeca.acme.identifiers import Identifier, IdentifierType, canonical_dns_name, canonical_ip
+from acmeca.acme.problem import Problem, ProblemType, join_problems
+from acmeca.quoting import quote_input
 
 MAX_CONTACTS: Final = 10
 MAX_IDENTIFIERS: Final = 100
-_MAX_A_LABELS: Final = (
-    50  # distinct ones in an order: checking one walks the Unicode tables (RULES: no request over 50 ms)
+_MAX_IDN: Final = (
+    50  # A-labels, or names that are not ASCII: each walks the Unicode tables, and no request may take 50 ms
 )
+_MAX_SHOWN_NAME: Final = 253  # characters; a longer one is quoted and cut in the detail
 _MAX_CONTACT_LENGTH: Final = (
     261  # characters: "mailto:" and the longest address that SMTP can carry (RFC 5321 §4.5.3.1.3)
 )
@@ -113,7 +115,7 @@ def parse_new_order(payload: bytes) -> NewOrder:
         raise _malformed("identifiers", "has to be a list of at least one identifier")
     if len(entries) > MAX_IDENTIFIERS:
         raise _malformed("identifiers", f"has {len(entries)} entries; one order can have {MAX_IDENTIFIERS}")
-    _require_few_a_labels(entries)
+    _require_few_idn(entries)
 
     identifiers: dict[Identifier, None] = {}  # a set that keeps the order
     problems: list[Problem] = []
@@ -161,6 +163,34 @@ def parse_challenge_response(payload: bytes) -> ChallengeResponse:
     return ChallengeResponse()
 
 
+def parse_identifier(members: Mapping[str, object]) -> Identifier:
+    """The canonical identifier that a client's `{"type": …, "value": …}` means; other members are ignored.
+
+    Raises Problem: `unsupportedIdentifier` for another type, `malformed` for a value that is no such name. The problem
+    carries the identifier as it was sent where that is plain text, so that the client can tell which one is meant (§6.7.1).
+    """
+    type_text, value = members.get("type"), members.get("value")
+    if not isinstance(type_text, str) or not isinstance(value, str):
+        raise Problem(ProblemType.MALFORMED, "an identifier has to have the strings 'type' and 'value'")
+    try:
+        type_ = IdentifierType(type_text)
+    except ValueError:
+        raise Problem(
+            ProblemType.UNSUPPORTED_IDENTIFIER,
+            f"identifiers of type {quote_input(type_text)} are not supported; use 'dns' or 'ip'",
+        ) from None
+    canonicalise = canonical_dns_name if type_ is IdentifierType.DNS else canonical_ip
+    try:
+        return Identifier(type_, canonicalise(value))
+    except ValueError as error:
+        is_plain = len(value) <= _MAX_SHOWN_NAME and value.isascii() and value.isprintable()
+        raise Problem(
+            ProblemType.MALFORMED,
+            f"{quote_input(value)}: {error}",
+            identifier=Identifier(type_, value) if is_plain else None,
+        ) from None
+
+
 def _parse_members(payload: bytes) -> dict[str, object]:
     """The payload's members that are not null."""
     if not payload:
@@ -180,14 +210,13 @@ def _parse_entry(entry: object) -> Identifier:
     return parse_identifier(entry)
 
 
-def _require_few_a_labels(entries: list[object]) -> None:
-    values = (entry.get("value") for entry in entries if isinstance(entry, dict))
-    names = (value.lower() for value in values if isinstance(value, str))
+def _require_few_idn(entries: list[object]) -> None:
+    values = [entry.get("value") for entry in entries if isinstance(entry, dict)]
+    names = [value.lower() for value in values if isinstance(value, str)]
     a_labels = {label for name in names for label in name.split(".") if label.startswith("xn--")}
-    if len(a_labels) > _MAX_A_LABELS:
-        raise _malformed(
-            "identifiers", f"has {len(a_labels)} different internationalised labels; one order can have {_MAX_A_LABELS}"
-        )
+    count = len(a_labels) + sum(not name.isascii() for name in names)
+    if count > _MAX_IDN:
+        raise _malformed("identifiers", f"has {count} internationalised labels; one order can have {_MAX_IDN}")
 
 
 def _parse_der(members: Mapping[str, object], name: str) -> bytes:

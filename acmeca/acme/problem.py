@@ -8,10 +8,9 @@ Rule 3: only types that acmeca really sends are listed here.
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:  # identifiers.py raises problems, so it imports this module and not the other way round
-    from acmeca.acme.identifiers import Identifier
+from acmeca.acme.identifiers import Identifier
 
 _NAMESPACE: Final = "urn:ietf:params:acme:error:"
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -121,9 +120,3 @@ def join_problems(problems: tuple[Problem, ...], *, detail: str) -> Problem:
     types = {problem.type for problem in problems}
     type_ = types.pop() if len(types) == 1 else ProblemType.COMPOUND
     return Problem(type_, detail, subproblems=problems)
-
-
-def quote_input(text: str) -> str:
-    """A client's text as it may stand in a detail (Rule 2): ASCII, escaped, in quotes, cut to 64 characters."""
-    escaped = ascii(text[:65])[1:-1]
-    return f"'{escaped}'" if len(escaped) <= 64 else f"'{escaped[:64]}...'"

@@ -8,9 +8,10 @@ Rule 2: no input costs more than its length: nesting and digits are bounded befo
 import json
 import math
 import re
+from collections import Counter
 from typing import Final, NoReturn
 
-from acmeca.acme.problem import quote_input
+from acmeca.quoting import quote_input
 
 MAX_DEPTH: Final = 16
 _MAX_NUMBER_LENGTH: Final = 32  # characters; the only number that ACME clients send is a revocation's reason
@@ -62,11 +63,9 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """RFC 7515 §4: "The Header Parameter names within the JOSE Header MUST be unique"; here: in every object."""
     members = dict(pairs)
     if len(members) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise ValueError(f"the member {quote_input(name)} stands twice in one object")
-            seen.add(name)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"the member {quote_input(twice)} stands twice in one object")
     return members
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from acmeca.acme.jwk import PublicKey, load_jwk
 from acmeca.acme.objects import Account
-from acmeca.acme.payloads import AccountUpdate, NewAccount
+from acmeca.acme.payloads import AccountUpdate, parse_new_account
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AccountStatus
 from acmeca.policy.keys import check_key
@@ -49,26 +49,29 @@ class Accounts:
             return None
         return await self._remember(account)
 
-    async def new_account(self, key: PublicKey, request: NewAccount) -> tuple[Account, bool]:
+    async def new_account(self, key: PublicKey, payload: bytes) -> tuple[Account, bool]:
         """§7.3: the account of this key, and whether it is new.
 
-        Step 1: a key that is known gets its account, before anything else is looked at (§7.3.1). Step 2: a client that only
-        asks is told that there is none. Step 3: the key has to be acceptable (RULES §1). Step 4: the account is stored.
+        Step 1: a blocked key gets nothing, not even the account that it has (RULES §1). Step 2: a key that is known gets its
+        account, before the payload is looked at (§7.3.1 returns the account whatever else was sent). Step 3: a client that
+        only asks is told that there is none. Step 4: the key has to be acceptable (RULES §1). Step 5: the account is stored.
         """
         # Step 1
+        if await self._store.certificates.is_blocked(key.thumbprint):
+            raise Problem(ProblemType.BAD_PUBLIC_KEY, "the account's key was reported as compromised; make a new one")
+        # Step 2
         existing = await self._store.accounts.by_thumbprint(key.thumbprint)
         if existing is not None:
             return _require_valid(existing), False
-        # Step 2
+        # Step 3
+        request = parse_new_account(payload)
         if request.only_return_existing:
             raise Problem(ProblemType.ACCOUNT_DOES_NOT_EXIST, "no account has this key")
-        # Step 3
+        # Step 4
         reason = check_key(key.key, None)
         if reason is not None:
             raise Problem(ProblemType.BAD_PUBLIC_KEY, f"the account's key cannot be used: {reason}")
-        if await self._store.certificates.is_blocked(key.thumbprint):
-            raise Problem(ProblemType.BAD_PUBLIC_KEY, "the account's key was reported as compromised; make a new one")
-        # Step 4
+        # Step 5
         account = Account(
             id=self._ambient.new_id(),
             thumbprint=key.thumbprint,

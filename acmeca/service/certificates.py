@@ -8,13 +8,12 @@ Rule 3: names are asked about at the order and again here, right before signing,
 """
 
 import hashlib
+import ipaddress
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
-
-from cryptography import x509
 
 from acmeca import audit
 from acmeca.acme.identifiers import Identifier, IdentifierType, canonical_dns_name
@@ -29,7 +28,7 @@ from acmeca.pki.errors import CsrError, IssuanceError, LintError, PkiError
 from acmeca.pki.issuance import Prepared, prepare, random_serial, restore, sign
 from acmeca.pki.signing import PublicKey, split_signed
 from acmeca.pki.spki import parse_public_key
-from acmeca.pki.tbs import parse_tbs
+from acmeca.pki.tbs import parse_tbs, read_serial
 from acmeca.pki.template import Template
 from acmeca.policy.keys import check_key
 from acmeca.policy.names import NamePolicy
@@ -40,7 +39,7 @@ from acmeca.service.issuers import Issuers, SigningIssuer, to_pem
 from acmeca.service.requests import AccountRequest, KeyRequest
 from acmeca.service.status import Status, format_serial
 from acmeca.storage.certificates import KEY_COMPROMISE, Certificate, KeyRefusedError, Search
-from acmeca.storage.errors import StaleError, StorageError
+from acmeca.storage.errors import StaleError
 from acmeca.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -103,7 +102,7 @@ class Certificates:
         # Step 5
         try:
             await self._complete(signer, prepared, certificate)
-        except (PkiError, StorageError):
+        except Exception:  # whatever a token or a disk raises: the record stands, and the order is finished later
             log.exception("order %s: recorded as %s and not signed yet", order.id, certificate.serial)
         finally:
             self._signing.discard(certificate.id)
@@ -162,7 +161,7 @@ class Certificates:
                 moved += 1
             except StaleError:
                 continue  # somebody else was faster
-            except (PkiError, StorageError):
+            except Exception:  # whatever a token or a disk raises: the others are finished all the same
                 log.exception("certificate %s cannot be finished now; it is tried again", certificate.serial)
         return moved
 
@@ -327,16 +326,15 @@ class Certificates:
         return revoked
 
     async def _issued(self, certificate_der: bytes) -> Certificate:
-        not_ours = Problem(ProblemType.MALFORMED, "the certificate was not issued by this CA", status=404)
         try:
-            serial = x509.load_der_x509_certificate(certificate_der).serial_number
-        except ValueError:
+            serial = read_serial(split_signed(certificate_der)[0])
+        except PkiError:
             raise Problem(
                 ProblemType.MALFORMED, '"certificate" is not base64url of a certificate in DER form'
             ) from None
         certificate = await self._store.certificates.by_serial(format_serial(serial)) if serial > 0 else None
         if certificate is None or certificate.signature is None or certificate.der != certificate_der:
-            raise not_ours
+            raise Problem(ProblemType.MALFORMED, "the certificate was not issued by this CA", status=404)
         return certificate
 
     async def _right_of(self, account: Account, certificate: Certificate) -> str:
@@ -385,11 +383,15 @@ def _require_same_names(request: CertificateRequest, identifiers: Sequence[Ident
     name or in an extensionRequest attribute … requesting a subjectAltName extension, or both".
     """
     ordered = {identifier.value for identifier in identifiers}
+    if len(request.dns_names) + len(request.ip_addresses) > len(ordered):  # before work is spent on each of them
+        raise Problem(
+            ProblemType.BAD_CSR,
+            f"the CSR has {len(request.dns_names) + len(request.ip_addresses)} names, the order has {len(ordered)}",
+        )
     asked = set(request.ip_addresses)
     for name in request.dns_names:
         try:
-            wildcard = name.startswith("*.")
-            asked.add(("*." if wildcard else "") + canonical_dns_name(name[2:] if wildcard else name))
+            asked.add(canonical_dns_name(name))
         except ValueError as error:
             raise Problem(ProblemType.BAD_CSR, f"a name in the CSR is not usable: {error}") from None
     asked.update(_common_name(name, ordered) for name in request.common_names)
@@ -412,11 +414,16 @@ def _common_name(text: str, ordered: set[str]) -> str:
 
 
 def _identifiers(names: Sequence[str]) -> tuple[Identifier, ...]:
-    """Kept names as identifiers: an address contains a colon or ends in a digit, a host name does neither."""
-    return tuple(
-        Identifier(IdentifierType.IP if ":" in name or name[-1:].isdigit() else IdentifierType.DNS, name)
-        for name in names
-    )
+    """Kept names as identifiers. No host name is the text of an address (`canonical_dns_name`, step 6)."""
+    return tuple(Identifier(IdentifierType.IP if _is_address(name) else IdentifierType.DNS, name) for name in names)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _split(identifiers: Sequence[Identifier]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -11,7 +11,8 @@ from typing import Final
 
 import h11
 
-from acmeca.acme.challenges import FailureKind, ObservedFailure, escape
+from acmeca.acme.challenges import FailureKind, ObservedFailure
+from acmeca.quoting import escape
 
 HEADER_LIMIT: Final = 8 * 1024
 BODY_LIMIT: Final = 1024

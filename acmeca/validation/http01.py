@@ -26,9 +26,9 @@ from acmeca.acme.challenges import (
     Http01Observation,
     ObservedFailure,
     RefusedAddress,
-    escape,
 )
 from acmeca.acme.identifiers import Identifier
+from acmeca.quoting import escape
 from acmeca.validation.exchange import Exchange, Response
 from acmeca.validation.networks import EXHAUSTED, AddressPolicy, Endpoint, IPAddress, IPNetwork
 from acmeca.validation.resolver import ResolutionError, Resolver

@@ -25,8 +25,8 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 
-from acmeca.acme.challenges import escape
 from acmeca.errors import AcmecaError
+from acmeca.quoting import escape
 from acmeca.validation.networks import EXHAUSTED, IPAddress
 
 Server: TypeAlias = tuple[IPAddress, int]

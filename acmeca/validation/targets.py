@@ -11,8 +11,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
-from acmeca.acme.challenges import escape
 from acmeca.acme.identifiers import Identifier, IdentifierType
+from acmeca.quoting import escape
 
 MAX_URL: Final = 2048
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}

@@ -81,9 +81,7 @@ class AcmeResources:
 
     async def new_account(self, request: web.Request) -> web.Response:
         sender = await self._services.requests.by_new_key(await _body(request), url=self._urls.new_account)
-        account, is_new = await self._services.accounts.new_account(
-            sender.key, payloads.parse_new_account(sender.payload)
-        )
+        account, is_new = await self._services.accounts.new_account(sender.key, sender.payload)
         return _json(
             account.to_json(self._urls),
             status=201 if is_new else 200,  # §7.3.1: 200 and the URL for a key that has an account
@@ -142,8 +140,9 @@ class AcmeResources:
         sender = await self._by_account(request, self._urls.authorization(authorization_id))
         authorization = await self._services.challenges.authorization(sender.account, authorization_id)
         if not is_post_as_get(sender.payload):
-            payloads.parse_authorization_update(sender.payload)
-            authorization = await self._services.challenges.deactivate(authorization)
+            update = payloads.parse_authorization_update(sender.payload)
+            if update.deactivate:
+                authorization = await self._services.challenges.deactivate(authorization)
         headers = _RETRY_AFTER if authorization.status is AuthorizationStatus.PENDING else None
         return _json(authorization.to_json(self._urls), headers=headers)
 

@@ -14,13 +14,13 @@ from acmeca.acme.challenges import (
     Hop,
     Http01Observation,
     ObservedFailure,
-    escape,
     judge_http01,
     key_authorization,
     new_token,
 )
 from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.problem import Problem, ProblemType
+from acmeca.quoting import escape
 
 THUMBPRINT = "9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
 TOKEN = "LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0"

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 import josepy
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmeca.acme import jwk
-from acmeca.acme.jwk import PublicKey, load_jwk, parse_jwk, verify_signature
+from acmeca.acme.jwk import PublicKey, describe_key, load_jwk, parse_jwk, verify_signature
 from acmeca.acme.problem import Problem, ProblemType
 from tests.support.jose import KEY_KINDS, KeyKind, decode, encode, encode_integer, shared_key
 
@@ -130,7 +130,7 @@ class TestEllipticCurves:
             assert "crv" in refusal(shared_key(kind).jwk | {"crv": crv})
 
     def test_a_signature_has_two_numbers_of_fixed_length_and_is_not_der(self, kind: KeyKind) -> None:
-        """RFC 7518 §3.4: "The signature is … R and S … The result is a 64-octet sequence"."""
+        """RFC 7518 §3.4: R and S, each as long as a coordinate, one after the other."""
         signing_key = shared_key(kind)
         assert isinstance(signing_key.private, ec.EllipticCurvePrivateKey)
         key = parse_jwk(signing_key.jwk)
@@ -145,6 +145,7 @@ class TestEllipticCurves:
             bytes(2 * half),
             b"\xff" * (2 * half),
             b"\0" + good[:half] + b"\0" + good[half:],
+            good[:half] + b"\0" + good[half:],  # the same two numbers, but longer
         ]
         assert not any(verify_signature(key, key.algorithms[0], signature, b"signed") for signature in bad)
 
@@ -166,7 +167,7 @@ class TestRsa:
     def test_a_long_modulus_is_refused_before_it_is_read(self, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """RULES §1: "Check bit lengths before building a key object (a 16 kbit modulus is a denial of service)"."""
         members = rsa_of(1 << (bits - 1) | 1)
-        monkeypatch.setattr(jwk.JWKRSA, "fields_from_json", None)  # whoever calls it fails
+        monkeypatch.setattr(josepy.jwk.JWKRSA, "fields_from_json", None)  # whoever calls it fails
         assert "4096 bits" in refusal(members)
 
     @pytest.mark.parametrize("exponent", [0, 1, 3, 17, 65_536, 65_539, 2**32 + 1, 2**64 + 1])
@@ -193,7 +194,7 @@ class TestRsa:
         def refuse(_: object) -> None:
             raise ValueError("n must be odd")
 
-        monkeypatch.setattr(jwk.JWKRSA, "fields_from_json", refuse)
+        monkeypatch.setattr(josepy.jwk.JWKRSA, "fields_from_json", refuse)
         assert "no RSA key" in refusal(shared_key("RSA-2048").jwk)
 
 
@@ -206,6 +207,38 @@ class TestOctetKeyPairs:
     @pytest.mark.parametrize("length", [1, 31, 33, 64])
     def test_the_key_has_32_octets(self, length: int) -> None:
         assert "32 octets" in refusal({"kty": "OKP", "crv": "Ed25519", "x": encode(bytes(length))})
+
+
+class TestDescribeKey:
+    @pytest.mark.parametrize("kind", KEY_KINDS)
+    def test_a_key_that_came_another_way_is_the_same_key(self, kind: KeyKind) -> None:
+        """RFC 8555 §11.1: a certificate's key "MUST NOT be" an account's: they are compared by thumbprint."""
+        described = describe_key(shared_key(kind).private.public_key())
+        assert described == parse_jwk(shared_key(kind).jwk)
+        assert described.thumbprint == shared_key(kind).thumbprint
+
+    @pytest.mark.parametrize(
+        "key",
+        [
+            ec.generate_private_key(ec.SECP256K1()).public_key(),
+            ec.generate_private_key(ec.SECP224R1()).public_key(),
+            ec.generate_private_key(ec.BrainpoolP256R1()).public_key(),
+            rsa.RSAPublicNumbers(65537, 1 << 1023 | 1).public_key(),
+            rsa.RSAPublicNumbers(3, 1 << 2047 | 1).public_key(),
+        ],
+        ids=lambda key: str(key.key_size),
+    )
+    def test_a_key_that_no_request_can_have_is_refused(self, key: jwk.SignatureKey) -> None:
+        with pytest.raises(Problem) as caught:
+            describe_key(key)
+        assert caught.value.type is ProblemType.BAD_PUBLIC_KEY
+
+    def test_what_is_no_key_is_a_mistake_of_the_caller(self) -> None:
+        with pytest.raises(AssertionError):
+            describe_key("key")  # type: ignore[arg-type]  # what the type forbids must not pass in silence either
+        odd = PublicKey(jwk="{}", thumbprint="", algorithms=("ES256",), key="key")  # type: ignore[arg-type]  # as above
+        with pytest.raises(AssertionError):
+            verify_signature(odd, "ES256", b"", b"")
 
 
 @pytest.mark.parametrize("kty", ["oct", "", "ec", "RSA ", "AKP", "DH", None, 1, [], {}])

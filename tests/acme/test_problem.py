@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmeca.acme.identifiers import Identifier, IdentifierType
-from acmeca.acme.problem import Problem, ProblemType, join_problems, quote_input
+from acmeca.acme.problem import Problem, ProblemType, join_problems
+from acmeca.quoting import quote_input
 
 PROPERTY = settings(deadline=None, max_examples=200)
 NAME = Identifier(IdentifierType.DNS, "a.example")

@@ -1,0 +1,261 @@
+"""Audit events: what was done or refused, and by whom.
+
+Rule 1: every issuance, revocation, key use, refusal and change of configuration is one event (CA/Browser Forum Baseline
+Requirements §5.4.1 lists the like). The record is written in the transaction of what it tells; when it cannot be written,
+nothing is issued.
+Rule 2: an event holds no secret: no key, no MAC, no token, no bytes a peer sent.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar, Final
+
+# --- who did it ---------------------------------------------------------------------------------------------------
+
+SYSTEM: Final = "system"
+"""The actor of what the server does by itself: validations, CRLs, responder keys."""
+
+
+def account_actor(account_id: str) -> str:
+    """An ACME account, as an actor."""
+    return f"account:{account_id}"
+
+
+def admin_actor(user: str) -> str:
+    """An administrator, by the name the operating system gives, as an actor."""
+    return f"admin:{user}"
+
+
+def key_actor(spki_sha256: str) -> str:
+    """The holder of a certificate's own key (RFC 8555 §7.6), as an actor."""
+    return f"key:{spki_sha256}"
+
+
+# --- what happened ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that was done or refused. `actor` says by whom.
+
+    Digests and serials are lower-case hexadecimal, names are canonical identifiers, moments RFC 3339.
+    """
+
+    kind: ClassVar[str]
+    about: ClassVar[str]  # the field that holds the subject
+
+    actor: str
+
+    @property
+    def subject(self) -> str:
+        """The id, serial or digest the event is about: what a person searches the log for."""
+        return str(getattr(self, self.about))
+
+    def to_json(self) -> dict[str, object]:
+        """The members of the event, `kind` and `subject` among them (what is hashed must say everything)."""
+        members: dict[str, object] = {"kind": self.kind, "subject": self.subject}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            members[field.name] = dict(value) if isinstance(value, Mapping) else value
+        return members
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountCreated(Event):
+    """newAccount made an account."""
+
+    kind = "account.created"
+    about = "account_id"
+
+    account_id: str
+    thumbprint: str
+    contact: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountUpdated(Event):
+    """An account's contacts were replaced."""
+
+    kind = "account.updated"
+    about = "account_id"
+
+    account_id: str
+    contact: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountDeactivated(Event):
+    """An account was given up by its key, or shut by an administrator. It never works again."""
+
+    kind = "account.deactivated"
+    about = "account_id"
+
+    account_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderRefused(Event):
+    """newOrder was refused by policy. `reasons` says for each name what the client was told."""
+
+    kind = "order.refused"
+    about = "account_id"
+
+    account_id: str
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorizationValidated(Event):
+    """An account showed control of an identifier. `evidence` says how: the addresses asked, the redirects followed."""
+
+    kind = "authorization.validated"
+    about = "authorization_id"
+
+    authorization_id: str
+    identifier: str
+    challenge_type: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorizationFailed(Event):
+    """An account did not show control of an identifier. `evidence` says what was found instead."""
+
+    kind = "authorization.failed"
+    about = "authorization_id"
+
+    authorization_id: str
+    identifier: str
+    challenge_type: str
+    evidence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorizationDeactivated(Event):
+    """An account gave up its authorization for an identifier (RFC 8555 §7.5.2)."""
+
+    kind = "authorization.deactivated"
+    about = "authorization_id"
+
+    authorization_id: str
+    identifier: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuanceRefused(Event):
+    """A certificate was not made: policy on the final names, a finding of the linter, a process that died.
+
+    `subject_id` is the order's id, or the serial of what the CA makes for itself.
+    """
+
+    kind = "issuance.refused"
+    about = "subject_id"
+
+    subject_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateRecorded(Event):
+    """A certificate is about to be signed: this stands before the issuer's key is used.
+
+    `order_id` is None for what the CA makes for itself (responders, its own TLS). `tbs_sha256` ties the record to the
+    bytes that were signed.
+    """
+
+    kind = "certificate.recorded"
+    about = "serial_hex"
+
+    serial_hex: str
+    issuer_id: str
+    profile: str
+    names: tuple[str, ...]
+    order_id: str | None
+    spki_sha256: str
+    tbs_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateIssued(Event):
+    """A recorded certificate was signed. `sha256` is the digest of its DER."""
+
+    kind = "certificate.issued"
+    about = "serial_hex"
+
+    serial_hex: str
+    issuer_id: str
+    order_id: str | None
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateRevoked(Event):
+    """A certificate was revoked, or its reason was raised to keyCompromise.
+
+    `reason` is the CRLReason's number (RFC 5280 §5.3.1), None for no reason. `how` is the path of RFC 8555 §7.6 that
+    allowed it ("account", "authorizations", "certificate key"), or "administrator".
+    """
+
+    kind = "certificate.revoked"
+    about = "serial_hex"
+
+    serial_hex: str
+    issuer_id: str
+    reason: int | None
+    how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyBlocked(Event):
+    """A public key was put on the block list and is never certified again; `serial_hex` is the certificate it was in."""
+
+    kind = "key.blocked"
+    about = "spki_sha256"
+
+    spki_sha256: str
+    serial_hex: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrlSigned(Event):
+    """An issuer's key signed a CRL. `number` is its cRLNumber, `entries` how many certificates it lists."""
+
+    kind = "crl.signed"
+    about = "issuer_id"
+
+    issuer_id: str
+    number: int
+    entries: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuerCreated(Event):
+    """A root or an intermediate was made or taken in. `name` is its subject as RFC 4514 text, `sha256` its DER's digest."""
+
+    kind = "issuer.created"
+    about = "issuer_id"
+
+    issuer_id: str
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStarted(Event):
+    """A server opened the store, with this configuration (`config_sha256` is the digest of its checked values)."""
+
+    kind = "server.started"
+    about = "version"
+
+    version: str
+    config_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerStopped(Event):
+    """A server ended as it should. A start without a stop before it means that the process was killed."""
+
+    kind = "server.stopped"
+    about = "version"
+
+    version: str
