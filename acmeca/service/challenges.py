@@ -20,7 +20,7 @@ from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
 from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
-from acmeca.storage.errors import StaleError, StorageError
+from acmeca.storage.errors import StaleError
 from acmeca.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class Challenges:
             )
         except StaleError:
             log.info("authorization %s was given up while it was validated", authorization.id)
-        except (StorageError, OSError, TimeoutError):
+        except Exception:  # no doing of the peer's, so it decides nothing: the job stays
             log.exception("validation of %s cannot be finished now; it is tried again", authorization.identifier)
 
 

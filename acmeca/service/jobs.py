@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from acmeca.errors import AcmecaError
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
 from acmeca.service.orders import Orders
@@ -24,6 +23,7 @@ _EXPIRY_SECONDS: Final = 60.0
 _RENEWAL_SECONDS: Final = 60.0
 _CRL_SECONDS: Final = 30.0  # the clock may jump, so the schedule is looked at more often than it needs
 _CRL_PAUSE_SECONDS: Final = 0.5  # revocations in quick succession share a CRL
+_CRL_RETRY_SECONDS: Final = 5.0  # RULES §5: a revocation shows in the CRL within a minute
 
 
 class Jobs:
@@ -49,10 +49,10 @@ class Jobs:
         await self._certificates.finish_unfinished()
         await self._own_certificates.refresh()
         await self._status.publish_due_crls()
-        await self._challenges.resume()
 
     async def run(self) -> None:
-        """Do all duties until cancelled."""
+        """Do all duties until cancelled. Validations are taken up here: by now the validator knows our own listeners."""
+        await _once("unfinished work", self._sweep)
         async with asyncio.TaskGroup() as group:
             group.create_task(_repeat("unfinished work", self._sweep, _SWEEP_SECONDS))
             group.create_task(_repeat("expiry", self._orders.expire, _EXPIRY_SECONDS))
@@ -65,11 +65,15 @@ class Jobs:
 
     async def _publish_crls(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(_CRL_SECONDS, await self._status.seconds_to_next_crl())):
-                    await self._status.crl_due.wait()
-            await _once("CRLs", self._status.publish_due_crls)
-            await asyncio.sleep(_CRL_PAUSE_SECONDS)
+            is_done = await _once("CRLs", self._publish_next_crls)
+            await asyncio.sleep(_CRL_PAUSE_SECONDS if is_done else _CRL_RETRY_SECONDS)
+
+    async def _publish_next_crls(self) -> None:
+        """Wait until something is due, then publish it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(_CRL_SECONDS, await self._status.seconds_to_next_crl())):
+                await self._status.crl_due.wait()
+        await self._status.publish_due_crls()
 
 
 async def _repeat(name: str, duty: Callable[[], Awaitable[object]], seconds: float) -> None:
@@ -78,8 +82,11 @@ async def _repeat(name: str, duty: Callable[[], Awaitable[object]], seconds: flo
         await _once(name, duty)
 
 
-async def _once(name: str, duty: Callable[[], Awaitable[object]]) -> None:
+async def _once(name: str, duty: Callable[[], Awaitable[object]]) -> bool:
+    """Rule 2. Returns whether the duty was done."""
     try:
         await duty()
-    except (AcmecaError, OSError):
+    except Exception:
         log.exception("%s: failed, tried again later", name)
+        return False
+    return True

@@ -42,9 +42,10 @@ from acmeca.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-_KEPT_ANSWERS: Final = 200_000  # some 1.5 KiB each
+_KEPT_ANSWERS: Final = 100_000  # serials of ours, some 1.5 KiB each
 _KEPT_ENCODINGS: Final = 8
-_KEPT_REQUESTS: Final = 200_000
+_KEPT_REQUESTS: Final = 100_000
+_KEPT_REQUEST_BYTES: Final = 256  # what ordinary clients send takes less than 150
 _MAX_AGE: Final = timedelta(minutes=5)  # how long a cache may hold an answer (DESIGN §6)
 
 
@@ -62,12 +63,13 @@ class OcspAnswer:
     """An OCSPResponse as DER, and what HTTP says about it (RFC 9919 §7.2).
 
     `is_authoritative` is False for error responses, which are not signed and must not be cached. `is_private` marks an
-    answer with a nonce: it is of use to one client once. `etag` is a quoted strong validator.
+    answer with a nonce: it is of use to one client once. `is_known` says that no certificate in it is unknown. `etag` is a quoted strong validator.
     """
 
     body: bytes
     is_authoritative: bool
     is_private: bool
+    is_known: bool
     this_update: datetime
     next_update: datetime
     refresh_at: datetime
@@ -159,7 +161,9 @@ class Status:
         # Step 4
         generation = self._generation
         answer = await self._sign(signer, responder, request, now)
-        if generation == self._generation:  # nothing was revoked between the reading and here
+        # Kept when nothing was revoked between the reading and here. "unknown" is not: it may become good in a moment
+        # (recorded, not yet signed), and nobody shall fill our memory with serials that do not exist.
+        if generation == self._generation and answer.is_known:
             self._keep(signer.id, cert_id, answer)
         return answer
 
@@ -176,7 +180,7 @@ class Status:
         request = self._requests.get(key)
         if request is None:
             request = parse_request(request_der)
-            if request.nonce is None:  # one with a nonce never comes again
+            if request.nonce is None and len(request_der) <= _KEPT_REQUEST_BYTES:  # one with a nonce never comes again
                 self._requests[key] = request
                 if len(self._requests) > _KEPT_REQUESTS:
                     self._requests.popitem(last=False)
@@ -195,6 +199,7 @@ class Status:
             body=body,
             is_authoritative=True,
             is_private=request.nonce is not None,
+            is_known=not any(isinstance(answer.status, Unknown) for answer in answers),
             this_update=now,
             next_update=next_update,
             refresh_at=now + (next_update - now) / 2,
@@ -212,6 +217,7 @@ class Status:
             body=body,
             is_authoritative=False,
             is_private=False,
+            is_known=False,
             this_update=now,
             next_update=now,
             refresh_at=now,
@@ -267,8 +273,12 @@ class Status:
     async def publish_due_crls(self) -> None:
         """Publish the CRL of each issuer that has revocations waiting, or whose CRL is older than the interval."""
         self.crl_due.clear()
-        for signer in self._issuers.signing:
-            await self.publish_if_due(signer.id)
+        try:
+            for signer in self._issuers.signing:
+                await self.publish_if_due(signer.id)
+        except BaseException:
+            self.crl_due.set()  # a full disk, a token that is gone: what was due is due still
+            raise
 
     async def seconds_to_next_crl(self) -> float:
         """When `publish_due_crls` has something to do at the latest."""

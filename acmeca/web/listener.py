@@ -24,7 +24,9 @@ log = logging.getLogger(__name__)
 
 _KEEPALIVE_SECONDS: Final = 75.0
 _FIRST_REQUEST_SECONDS: Final = 20.0
-_SHUTDOWN_SECONDS: Final = 10.0
+_SHUTDOWN_SECONDS: Final = 10.0  # for requests under way when the listener is stopped
+_CANCEL_SECONDS: Final = 1.0  # for those that were not finished by then, to notice that they are cancelled
+_LOOK_SECONDS: Final = 0.02
 _BACKLOG: Final = 1024
 
 
@@ -56,11 +58,11 @@ class Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002  (it quotes what the peer sent)
     ) -> web.StreamResponse:
         """What aiohttp could not read, or a failure outside every middleware: a bare status, and the log has the rest."""
-        if status >= 500:  # noqa: PLR2004
+        if status >= 500:
             log.error("a request failed outside its handler", exc_info=exc)
         else:
             log.debug("unreadable request from %s: %s", request.remote, type(exc).__name__)
-        response = web.Response(status=status, text="bad request\n" if status < 500 else "failed\n")  # noqa: PLR2004
+        response = web.Response(status=status, text="bad request\n" if status < 500 else "failed\n")
         response.headers["Server"] = SERVER_NAME
         response.force_close()
         return response
@@ -75,11 +77,13 @@ class Listener:
 
     def __init__(self, app: web.Application, *, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         app.on_response_prepare.append(name_server)
-        self._runner = web.AppRunner(app, access_log=None)
+        app.on_response_prepare.append(self._close_when_stopping)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CANCEL_SECONDS)
         self._host = host
         self._port = port
         self._tls = tls
         self._servers: list[asyncio.Server] = []
+        self._stopping = False
 
     async def start(self) -> None:
         """Bind and serve. Raises `ListenerError`."""
@@ -93,7 +97,8 @@ class Listener:
     async def start_on_socket(self, path: Path) -> None:
         """Serve on a Unix socket that only its owner can reach."""
         await self._runner.setup()
-        path.unlink(missing_ok=True)  # the store's lock is held: whoever made it is gone
+        # The store's lock is held: whoever made it is gone.
+        path.unlink(missing_ok=True)  # noqa: ASYNC240  (nothing is served yet)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             previous = os.umask(0o177)  # mode 0600 from its first moment on
@@ -117,10 +122,32 @@ class Listener:
                     yield address, port
 
     async def stop(self) -> None:
+        """Rule 2. Requests that are not finished in time are cancelled."""
+        self._stopping = True
         for server in self._servers:
             server.close()
+        await self._finish_requests()
         await self._runner.cleanup()
         self._servers.clear()
+
+    async def _finish_requests(self) -> None:
+        """Wait for the requests under way, bounded.
+
+        aiohttp's own shutdown drops whatever still arrives of a request's body, and the request with it, so it has to begin
+        when none is under way. No answer leaves its connection open any more, so there are fewer and fewer.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _SHUTDOWN_SECONDS
+        while self._is_busy() and loop.time() < deadline:  # noqa: ASYNC110  (aiohttp tells nobody when a request is done)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _is_busy(self) -> bool:
+        server = self._runner.server
+        return server is not None and any(connection._request_in_progress for connection in server.connections)  # noqa: SLF001
+
+    async def _close_when_stopping(self, _: web.Request, response: web.StreamResponse) -> None:
+        if self._stopping:
+            response.force_close()
 
     def _connection(self) -> Connection:
         server = self._runner.server

@@ -1,0 +1,126 @@
+"""A CA in a directory of its own, served by a process of its own, as an administrator would have it.
+
+Rule 1: it is reached only by what an outsider has: the command line, the URLs, the files in its data directory.
+Rule 2: ports are reserved (`processes.reserve_ports`), so that test runs beside each other do not meet.
+"""
+
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.support.processes import Finished, Process, clean_environment, reserve_ports, run
+
+READY: Final = r"^Ready\."
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+
+_CONFIG: Final = """\
+[server]
+base_url = "https://localhost:{acme_port}"
+status_url = "http://localhost:{status_port}"
+data_dir = "ca"
+acme_listen = "localhost:{acme_port}"
+status_listen = "localhost:{status_port}"
+
+[ca]
+organization = "Example"
+common_name = "Example CA"
+
+[policy]
+allowed_names = ["*.localhost"]
+
+[validation]
+allowed_networks = ["127.0.0.0/8", "::1/128"]
+http_port = {http_port}
+"""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Paths, ports and URLs of one CA; nothing runs yet."""
+
+    directory: Path
+    acme_port: int
+    status_port: int
+    http_port: int  # where http-01 is checked
+
+    @property
+    def config_path(self) -> Path:
+        return self.directory / "acmeca.toml"
+
+    @property
+    def data_dir(self) -> Path:
+        return self.directory / "ca"
+
+    @property
+    def root_path(self) -> Path:
+        return self.data_dir / "root.pem"
+
+    @property
+    def database_path(self) -> Path:
+        return self.data_dir / "acmeca.db"
+
+    @property
+    def socket_path(self) -> Path:
+        return self.data_dir / "acmeca.sock"
+
+    @property
+    def base_url(self) -> str:
+        return f"https://localhost:{self.acme_port}"
+
+    @property
+    def status_url(self) -> str:
+        return f"http://localhost:{self.status_port}"
+
+    @property
+    def directory_url(self) -> str:
+        return f"{self.base_url}/acme/directory"
+
+    def serve(self, *options: str, env: Mapping[str, str] | None = None) -> Process:
+        """`acmeca serve`, ready. The caller closes it (`with`)."""
+        process = Process(self._command("serve", *options), env=clean_environment(**(env or {})), cwd=self.directory)
+        try:
+            process.wait_for_line(READY)
+        except BaseException:
+            process.close()
+            raise
+        return process
+
+    def cli(self, *arguments: str, code: int | None = 0) -> Finished:
+        """An `acmeca` command with this configuration."""
+        return run(self._command(*arguments), cwd=self.directory, code=code)
+
+    def _command(self, *arguments: str) -> list[str]:
+        # -P: the working directory is not the checkout, and must not become part of the module path either
+        return [sys.executable, "-P", "-m", "acmeca", "--config", str(self.config_path), *arguments]
+
+
+def make_installation(directory: Path, *, more: str = "") -> Installation:
+    """Write the configuration; `more` is TOML that is added to it. The CA itself is made by `init` or `serve --init`."""
+    acme_port, status_port, http_port = reserve_ports(3)
+    directory.mkdir(parents=True, exist_ok=True)
+    installation = Installation(directory, acme_port, status_port, http_port)
+    text = _CONFIG.format(acme_port=acme_port, status_port=status_port, http_port=http_port)
+    installation.config_path.write_text(text + more)
+    return installation
+
+
+@contextmanager
+def short_directory() -> Iterator[Path]:
+    """A temporary directory with a short path: a Unix socket's has at most 107 octets, and pytest's own paths are long."""
+    with tempfile.TemporaryDirectory(prefix="acmeca-", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+def find_tool(name: str) -> Path | None:
+    """A program of this virtualenv, or else of the machine; None when neither has it."""
+    own = Path(sysconfig.get_path("scripts"), name)
+    if own.exists():
+        return own
+    found = shutil.which(name)
+    return None if found is None else Path(found)
