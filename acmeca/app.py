@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,16 +21,18 @@ from aiohttp import web
 
 from acmeca import __version__, audit
 from acmeca.acme.nonces import Nonces
-from acmeca.config import Config
+from acmeca.config import Config, ConfigError
+from acmeca.errors import AcmecaError
 from acmeca.keystore import pem
 from acmeca.pki.signing import PrivateKey
+from acmeca.policy.keys import parse_weak_keys
 from acmeca.policy.names import NamePolicy
 from acmeca.service.accounts import Accounts
 from acmeca.service.administration import Administration
 from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
-from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy
+from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy, to_pem
 from acmeca.service.jobs import Jobs
 from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
@@ -93,6 +95,7 @@ async def opened_store(config: Config) -> AsyncIterator[Store]:
     data_dir = config.server.data_dir
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with StoreLock(data_dir):
+        pem.remove_leftovers(data_dir)
         store = Store(await SqliteDatabase.open(config.database_path), writer=_WRITER)
         try:
             yield store
@@ -103,7 +106,7 @@ async def opened_store(config: Config) -> AsyncIterator[Store]:
 async def init(config: Config, *, actor: str, ambient: Ambient | None = None) -> Hierarchy:
     """Make a CA: root, root CRL, intermediate. Raises `Conflict` when there is one."""
     async with opened_store(config) as store:
-        return await create_hierarchy(
+        hierarchy = await create_hierarchy(
             store,
             names=HierarchyNames(config.ca.organization, config.ca.common_name),
             urls=config.urls,
@@ -111,6 +114,8 @@ async def init(config: Config, *, actor: str, ambient: Ambient | None = None) ->
             ambient=ambient or real_ambient(),
             actor=actor,
         )
+        pem.write_durably(root_path(config), to_pem(hierarchy.root.certificate_der), mode=0o644)
+        return hierarchy
 
 
 @asynccontextmanager
@@ -133,7 +138,9 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
     nonces = Nonces(ambient.entropy(_NONCE_KEY_BYTES))
     endpoints = _Endpoints()
 
-    accounts = Accounts(store, ambient=ambient)
+    weak_keys = _weak_keys(config)
+
+    accounts = Accounts(store, ambient=ambient, weak_keys=weak_keys)
     status = Status(
         store,
         issuers=issuers,
@@ -152,6 +159,7 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
         names=names,
         lifetime=config.policy.lifetime,
         ambient=ambient,
+        weak_keys=weak_keys,
     )
     orders = Orders(store, certificates=certificates, names=names, ambient=ambient)
     challenges = Challenges(
@@ -207,6 +215,19 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
     )
 
 
+def _weak_keys(config: Config) -> frozenset[bytes]:
+    """The keys of every list that is configured. Raises `ConfigError` for one that cannot be read."""
+    keys: frozenset[bytes] = frozenset()
+    for path in config.policy.weak_key_lists:
+        try:
+            keys |= parse_weak_keys(path.read_text(encoding="ascii"))
+        except OSError as error:
+            raise ConfigError("policy.weak_key_lists", [f"{path} cannot be read: {error.strerror}"]) from None
+        except ValueError as error:
+            raise ConfigError("policy.weak_key_lists", [f"{path} is no list of weak keys: {error}"]) from None
+    return keys
+
+
 def build_acme_app(opened: Opened) -> web.Application:
     """The application of the ACME listener."""
     app = web.Application(middlewares=[acme_middleware(opened.services)], client_max_size=MAX_BODY)
@@ -227,22 +248,26 @@ def build_status_app(opened: Opened) -> web.Application:
 async def serving(opened: Opened) -> AsyncIterator[None]:
     """The listeners and duties of an open CA, from ready to stopped."""
     config = opened.config
+    acme_host, acme_port = config.server.acme_listen
+    status_host, status_port = config.server.status_listen
+    status = Listener(build_status_app(opened), host=status_host, port=status_port)
+    acme = Listener(build_acme_app(opened), host=acme_host, port=acme_port, tls=opened.tls)
+    control = Listener(build_control_app(opened.administration), host="", port=0)
+    socket_path = config.server.data_dir / SOCKET_NAME
     async with AsyncExitStack() as stack:
         await opened.jobs.prepare()
-        acme_host, acme_port = config.server.acme_listen
-        status_host, status_port = config.server.status_listen
-        control = Listener(build_control_app(opened.administration), host="", port=0)
-        for listener in (
-            status := Listener(build_status_app(opened), host=status_host, port=status_port),
-            acme := Listener(build_acme_app(opened), host=acme_host, port=acme_port, tls=opened.tls),
-        ):
-            stack.push_async_callback(listener.stop)
-            await listener.start()
+        # Pushed in the opposite order of what a stop does: requests may begin validations, so they are finished first.
+        stack.push_async_callback(opened.services.challenges.stop)
+        stack.callback(socket_path.unlink, missing_ok=True)
+        stack.push_async_callback(_stop_all, (status, acme, control))
+        await status.start()
+        await acme.start()
         opened.endpoints.listeners.extend((status, acme))
-        stack.push_async_callback(control.stop)
-        await control.start_on_socket(config.server.data_dir / SOCKET_NAME)
+        await control.start_on_socket(socket_path)
         pem.write_durably(root_path(config), opened.services.issuers.roots_pem(), mode=0o644)
-        await _note(opened, audit.ServerStarted(actor=audit.SYSTEM, version=__version__, config_sha256=_digest(config)))
+        await _note(
+            opened, audit.ServerStarted(actor=audit.SYSTEM, version=__version__, config_sha256=config_sha256(config))
+        )
         jobs = asyncio.create_task(opened.jobs.run(), name="jobs")
         try:
             yield
@@ -250,9 +275,15 @@ async def serving(opened: Opened) -> AsyncIterator[None]:
             jobs.cancel()
             with suppress(asyncio.CancelledError):
                 await jobs
-            await opened.services.challenges.stop()
-            (config.server.data_dir / SOCKET_NAME).unlink(missing_ok=True)
-    await _note(opened, audit.ServerStopped(actor=audit.SYSTEM, version=__version__))
+    try:
+        await _note(opened, audit.ServerStopped(actor=audit.SYSTEM, version=__version__))
+    except AcmecaError:
+        log.exception("the stop is not in the audit")  # a full disk: everything else is in order
+
+
+async def _stop_all(listeners: Sequence[Listener]) -> None:
+    """All at once: each may wait for requests under way, and a service manager waits for all of them."""
+    await asyncio.gather(*(listener.stop() for listener in listeners))
 
 
 async def serve(config: Config, *, on_ready: Callable[[Opened], None]) -> None:
@@ -276,7 +307,8 @@ async def _note(opened: Opened, event: audit.Event) -> None:
     await opened.store.note(event, at=opened.services.ambient.now())
 
 
-def _digest(config: Config) -> str:
+def config_sha256(config: Config) -> str:
+    """The digest of the checked values, in hex: what `server.started` says of its configuration. It holds no secret."""
     return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
 
 

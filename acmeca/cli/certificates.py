@@ -1,32 +1,27 @@
 """Certificates: list, show, revoke; and the CRLs that tell of them."""
 
-import asyncio
-import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from acmeca.cli.connection import connected, load
+from acmeca.cli.connection import run_operation
+from acmeca.cli.output import examples, print_json, print_line, print_pairs, print_table
 from acmeca.config import parse_duration
-from acmeca.service.administration import REASONS, Json
+from acmeca.errors import AcmecaError
+from acmeca.keystore.pem import write_durably
+from acmeca.service.administration import REASONS
 from acmeca.storage.certificates import CertificateStatus
 
-_COLOURS = {"valid": "green", "revoked": "red", "expired": "dim", "unsigned": "yellow"}
+_COLOURS: Final = {"valid": "green", "revoked": "red", "expired": "dim", "unsigned": "yellow"}
+_SERVER_PROFILE: Final = "server"
 
-
-def _call(config_path: Path | None, operation: str, arguments: Json) -> dict[str, Any]:
-    async def run() -> dict[str, Any]:
-        async with connected(load(config_path)) as connection:
-            return await connection.call(operation, arguments)
-
-    return asyncio.run(run())
+_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
 
 
 def _duration(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
@@ -38,165 +33,261 @@ def _duration(_: click.Context, __: click.Parameter, value: str | None) -> int |
         raise click.BadParameter(str(error)) from None
 
 
-@click.command("list")
+@click.command(
+    "list",
+    short_help="Find certificates.",
+    epilog=examples(
+        "acmeca list --name db1.corp.internal",
+        "acmeca list --name '*.corp.internal' --status valid",
+        "acmeca list --expires-within 30d",
+        "acmeca list --json --limit 10000 | jq -r '.certificates[].serial'",
+    ),
+)
 @click.option("--name", help="An exact name, or '*.suffix' for everything below it.")
 @click.option("--status", type=click.Choice([status.value for status in CertificateStatus]))
 @click.option(
-    "--expires-within", callback=_duration, metavar="DURATION", help="Ends within this time, like 30d or 12h."
+    "--expires-within",
+    callback=_duration,
+    metavar="DURATION",
+    help="Ends within this time, like 30d or 12h. Valid ones, unless --status says otherwise.",
 )
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
-@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+@_json_option
 @click.pass_obj
 def list_certificates(
     config_path: Path | None,
+    *,
     name: str | None,
     status: str | None,
     expires_within: int | None,
     limit: int,
-    as_json: bool,  # noqa: FBT001  (click passes by keyword)
+    as_json: bool,
 ) -> None:
     """List certificates, the newest first.
 
-    \b
-    acmeca list --name db1.corp.internal
-    acmeca list --name '*.corp.internal' --status valid --expires-within 30d
+    In a pipe, each is one line that begins with its serial.
     """
-    result = _call(
+    result = run_operation(
         config_path, "list", {"name": name, "status": status, "expires_within": expires_within, "limit": limit}
     )
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        print_json(result)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("serial", "status", "names", "expires", "profile"):
-        table.add_column(heading, overflow="fold", no_wrap=heading in {"status", "expires"})
-    for item in result["certificates"]:
-        table.add_row(
-            item["serial"],
-            _coloured(item["status"]),
-            "\n".join(map(escape, item["names"])) or "-",
-            _until(item),
-            item["profile"],
-        )
-    console = Console(soft_wrap=False)
-    if result["certificates"]:
-        console.print(table)
-    else:
-        console.print("No certificate fits.")
+    if not result["certificates"]:
+        print_line("No certificate fits.", stderr=True)
+        return
+    print_table(
+        ("serial", "status", "expires", "days", "names"),
+        [
+            (
+                Text(item["serial"]),
+                _coloured(item["status"]),
+                Text(item["not_after"][:10]),
+                _days_left(item),
+                _names(item),
+            )
+            for item in result["certificates"]
+        ],
+    )
     if result["is_cut"]:
-        console.print(f"[dim]More than {limit} fit; narrow the search or raise --limit.[/]")
+        print_line(f"More than {limit} fit; narrow the search or raise --limit.", stderr=True)
 
 
-@click.command()
+@click.command(
+    short_help="Show a certificate: names, issuer, status.",
+    epilog=examples(
+        "acmeca show 0139389270d3818df3300661cbf43fcee7",
+        "acmeca show 01:39:38:92:70:D3:81:8D:F3:30:06:61:CB:F4:3F:CE:E7",
+        "acmeca show 0139389270d3818df3300661cbf43fcee7 --pem | openssl x509 -noout -text",
+    ),
+)
 @click.argument("serial")
 @click.option("--pem", is_flag=True, help="Print the certificate itself, as PEM, and nothing else.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+@_json_option
 @click.pass_obj
-def show(config_path: Path | None, serial: str, pem: bool, as_json: bool) -> None:  # noqa: FBT001
+def show(config_path: Path | None, *, serial: str, pem: bool, as_json: bool) -> None:
     """Show a certificate: who has it, who signed it, whether it was revoked.
 
-    SERIAL is hex with or without colons, as openssl prints it, or decimal.
+    SERIAL is hex with or without colons, as openssl and browsers print it, or decimal.
     """
-    result = _call(config_path, "show", {"serial": serial})
+    if pem and as_json:
+        raise click.UsageError("--pem and --json are two answers to one question; choose one")
+    result = run_operation(config_path, "show", {"serial": serial})
     if as_json:
-        click.echo(json.dumps(result, indent=2))
+        print_json(result)
     elif pem:
-        click.echo(result.get("pem", ""), nl=False)
+        if result["pem"] is None:
+            raise AcmecaError(f"{result['serial']} was recorded and never signed: there is no certificate to print")
+        click.echo(result["pem"], nl=False)
     else:
         _print_certificate(result)
 
 
-@click.command()
+@click.command(
+    short_help="Revoke a certificate, for good.",
+    epilog=examples(
+        "acmeca revoke 0139389270d3818df3300661cbf43fcee7 --reason superseded",
+        "acmeca revoke 0139389270d3818df3300661cbf43fcee7 --reason keyCompromise --yes",
+    ),
+)
 @click.argument("serial")
 @click.option(
-    "--reason", type=click.Choice(list(REASONS), case_sensitive=False), default="unspecified", show_default=True
+    "--reason",
+    type=click.Choice(list(REASONS), case_sensitive=False),
+    default="unspecified",
+    show_default=True,
+    metavar="REASON",
+    help=f"One of {', '.join(REASONS)}.",
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@_json_option
 @click.pass_obj
-def revoke(config_path: Path | None, serial: str, reason: str, yes: bool) -> None:  # noqa: FBT001
+def revoke(config_path: Path | None, *, serial: str, reason: str, yes: bool, as_json: bool) -> None:
     """Revoke a certificate, for good: OCSP and the CRL tell of it at once.
 
-    SERIAL is hex with or without colons, as openssl prints it, or decimal. keyCompromise blocks the key as well, so that
-    no certificate is issued for it again.
+    SERIAL is hex with or without colons, as openssl and browsers print it, or decimal. keyCompromise blocks the key as well,
+    so that no certificate is issued for it again; it is the one reason that may be given to a certificate that is revoked
+    already.
     """
-    certificate = _call(config_path, "show", {"serial": serial})
-    console = Console()
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("nobody is here to ask whether to revoke it: add --yes when you are sure")
+    certificate = run_operation(config_path, "show", {"serial": serial})
     if not yes:
-        _print_certificate(certificate)
-        click.confirm(f"Revoke it ({reason})? This cannot be undone", abort=True)
-    result = _call(config_path, "revoke", {"serial": f"0x{certificate['serial']}", "reason": reason})
-    console.print(
-        f"Revoked [bold]{result['serial']}[/] ({escape(', '.join(result['names']) or result['profile'])}) at "
-        f"{result['revoked_at']}: OCSP says so now, and CRL {result['crl_number']} lists it."
+        _print_certificate(certificate, stderr=True)
+        if not click.confirm(f"Revoke it ({reason})? This cannot be undone", err=True):
+            raise AcmecaError("nothing was revoked")
+    # The serial of what was shown, in the one form that means nothing else.
+    result = run_operation(config_path, "revoke", {"serial": f"0x{certificate['serial']}", "reason": reason})
+    if as_json:
+        print_json(result)
+        return
+    print_line(
+        "Revoked ",
+        (result["serial"], "bold"),
+        f" ({', '.join(_names(result))}) at {result['revoked_at']}, {result['reason']}.",
     )
+    if result["crl_number"] is None:
+        print_line(
+            ("OCSP says so from now on. The CRL could not be made now: ", "yellow"),
+            "the server tries again, see its log; acmeca crl shows when it is done.",
+            stderr=True,
+        )
+    else:
+        print_line(f"OCSP says so from now on, and CRL {result['crl_number']} lists it.")
 
 
-@click.command()
+@click.command(
+    short_help="Show the CRLs, or publish new ones.",
+    epilog=examples(
+        "acmeca crl", "acmeca crl --publish", "acmeca crl --issuer 9vhAv9rRoogB6iiOl2kYOA --output issuing.crl"
+    ),
+)
 @click.option("--issuer", help="One issuer's CRL, by the id in its URL.")
 @click.option("--publish", is_flag=True, help="Make and publish a new one first.")
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Write it to a file (with --issuer)."
 )
-@click.option("--pem", is_flag=True, help="Write PEM instead of DER.")
+@click.option("--pem", is_flag=True, help="Write PEM instead of DER (with --output).")
+@_json_option
 @click.pass_obj
-def crl(config_path: Path | None, issuer: str | None, publish: bool, output: Path | None, pem: bool) -> None:  # noqa: FBT001
-    """Show the CRLs: their numbers, how long they are good for, what they list; or publish new ones."""
+def crl(
+    config_path: Path | None,
+    *,
+    issuer: str | None,
+    publish: bool,
+    output: Path | None,
+    pem: bool,
+    as_json: bool,
+) -> None:
+    """Show the CRLs: their numbers, how long they are good for, what they list; or publish new ones.
+
+    A root's CRL is made where its key is, and only shown here.
+    """
     if output is not None and issuer is None:
         raise click.UsageError("--output writes one CRL: say which with --issuer (acmeca crl lists them)")
-    result = _call(config_path, "crl", {"issuer": issuer, "publish": publish})
-    if output is not None:
-        der = bytes.fromhex(result["crls"][0]["der"])
-        output.write_bytes(_to_pem(der) if pem else der)
-        click.echo(f"{output}: CRL {result['crls'][0]['number']}")
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("issuer", "number", "entries", "waiting", "this update", "next update", "url"):
-        table.add_column(heading, overflow="fold")
-    for item in result["crls"]:
-        table.add_row(
-            escape(item["issuer_name"]),
-            str(item["number"]),
-            str(item["entries"]),
-            str(item["pending"]),
-            item["this_update"],
-            item["next_update"],
-            item["url"],
-        )
-    Console().print(table)
+    if pem and output is None:
+        raise click.UsageError("--pem goes with --output")
+    if output is not None and as_json:
+        raise click.UsageError("--output and --json are two answers to one question; choose one")
+    arguments: dict[str, object] = {"issuer": issuer, "publish": publish, "with_der": output is not None}
+    result = run_operation(config_path, "crl", arguments)
+    if as_json:
+        print_json(result)
+    elif output is not None:
+        _write_crl(result["crls"][0], output, pem=pem)
+    else:
+        _print_crls(result["crls"])
 
 
-def _print_certificate(item: dict[str, Any]) -> None:
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+def _write_crl(item: dict[str, Any], output: Path, *, pem: bool) -> None:
+    if item["number"] is None:
+        raise AcmecaError(f"issuer {item['issuer']} has no CRL yet; make one with: acmeca crl --publish")
+    der = bytes.fromhex(item["der"])
+    data = x509.load_der_x509_crl(der).public_bytes(Encoding.PEM) if pem else der
+    write_durably(output, data, mode=0o644)  # whole or not at all: a web server may be reading it
+    print_line(f"{output}: CRL {item['number']} of {item['issuer_name']}")
+
+
+def _print_crls(items: list[dict[str, Any]]) -> None:
+    for position, item in enumerate(items):
+        if position:
+            click.echo()
+        print_line((item["issuer_name"], "bold"))
+        pairs: dict[str, str | Text] = {"issuer": item["issuer"], "url": item["url"]}
+        if item["number"] is None:
+            pairs["number"] = Text("none yet: the server makes the first one when it starts", "yellow")
+        else:
+            waiting = f", {item['pending']} more wait for the next one" if item["pending"] else ""
+            pairs |= {
+                "number": str(item["number"]),
+                "entries": f"{item['entries']}{waiting}",
+                "this update": item["this_update"],
+                "next update": _next_update(item["next_update"]),
+            }
+        print_pairs(pairs, indent="  ")
+
+
+def _next_update(moment: str) -> Text:
+    if datetime.fromisoformat(moment) < datetime.now(UTC):
+        return Text.assemble(moment, (" (over: careful clients accept nothing)", "bold red"))
+    return Text(moment)
+
+
+def _print_certificate(item: dict[str, Any], *, stderr: bool = False) -> None:
     revoked = "" if item["revoked_at"] is None else f" at {item['revoked_at']}, {item['reason']}"
-    rows = {
+    pairs: dict[str, str | Text] = {
         "serial": item["serial"],
-        "status": _coloured(item["status"]) + revoked,
-        "names": escape(", ".join(item["names"])) or "-",
+        "status": Text.assemble(_coloured(item["status"]), revoked),
+        "names": ", ".join(item["names"]) or "-",
+        "subject": item["subject"] or "-",
         "valid": f"{item['not_before']} to {item['not_after']}",
         "profile": item["profile"],
-        "issuer": escape(item.get("issuer_name", "-")),
-        "account": item["account"] or "the server itself",
-        "contact": escape(", ".join(item["contact"])) or "-",
-        "issued": item["recorded_at"],
-        "SHA-256": item.get("sha256_fingerprint", "not signed"),
+        "account": item["account"] or "none: the server's own",
+        "contact": ", ".join(item["contact"]) or "-",
+        "order": item["order"] or "-",
+        "recorded": item["recorded_at"],
+        "issued": item["issued_at"] or "never signed",
+        "issuer": item.get("issuer_name", "-"),
+        "issuer certificate": item.get("issuer_url", "-"),
+        "OCSP": item.get("ocsp_url", "-"),
+        "CRL": item.get("crl_url", "-"),
+        "SHA-256": item["sha256_fingerprint"] or "-",
         "key SHA-256": item["spki_sha256"],
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    Console().print(table)
+    print_pairs(pairs, stderr=stderr)
 
 
-def _coloured(status: str) -> str:
-    return f"[{_COLOURS[status]}]{status}[/]"
+def _coloured(status: str) -> Text:
+    return Text(status, _COLOURS[status])
 
 
-def _until(item: dict[str, Any]) -> str:
-    end = datetime.fromisoformat(item["not_after"])
-    days = (end - datetime.now(UTC)).days
-    return f"{end:%Y-%m-%d} ({days} d)" if days >= 0 else f"{end:%Y-%m-%d}"
+def _names(item: dict[str, Any]) -> list[str]:
+    """What a certificate is for: its names, and its profile where that is one of the server's own."""
+    own = "" if item["profile"] == _SERVER_PROFILE else f"({item['profile']})"
+    return [*item["names"][:-1], f"{item['names'][-1]} {own}".rstrip()] if item["names"] else [own or "-"]
 
 
-def _to_pem(der: bytes) -> bytes:
-    return x509.load_der_x509_crl(der).public_bytes(Encoding.PEM)
+def _days_left(item: dict[str, Any]) -> Text:
+    """Whole days until it ends; `-` when it has ended."""
+    days = (datetime.fromisoformat(item["not_after"]) - datetime.now(UTC)).days
+    return Text(f"{days:>4}" if days >= 0 else "   -")

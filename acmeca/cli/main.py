@@ -1,22 +1,36 @@
-"""The group of verbs, and what they share: where the configuration is, and how a failure is told."""
+"""The group of verbs, and what they share: where the configuration is, and how a failure is told.
 
+Rule 1: a failure with a message is one line on stderr and exit 1 (a configuration's mistakes are a line each); a wrong use of the
+command line is exit 2; Ctrl-C is quiet and exit 130, as shells have it.
+Rule 2: what nobody foresaw is a traceback: it is a bug, and is to be reported with it.
+"""
+
+import os
 import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.markup import escape
 
 from acmeca import __version__
 from acmeca.cli.certificates import crl, list_certificates, revoke, show
+from acmeca.cli.doctor import doctor
 from acmeca.cli.init import init
+from acmeca.cli.output import examples, print_failure
 from acmeca.cli.serve import serve
 from acmeca.errors import AcmecaError
+
+_INTERRUPTED = 128 + 2  # SIGINT
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Every verb works with a running server (over its socket in the data directory) and with a stopped one.",
+    epilog=examples(
+        "acmeca init                                         a new CA",
+        "acmeca serve                                        run it",
+        "acmeca doctor                                       is all well?",
+        "acmeca list --name '*.db.corp.internal'             find a certificate",
+        "acmeca revoke SERIAL --reason keyCompromise         revoke one",
+    ),
 )
 @click.option(
     "--config",
@@ -31,25 +45,48 @@ def cli(context: click.Context, config_path: Path | None) -> None:
     """acmeca: an internal certificate authority.
 
     It speaks ACME (RFC 8555) to certbot, lego, acme.sh, Caddy, cert-manager and others, answers OCSP, publishes CRLs, and
-    lets you find and revoke a certificate.
-
-    \b
-    A new CA:     acmeca init
-    Run it:       acmeca serve
-    Find:         acmeca list --name '*.db.corp.internal'
-    Revoke:       acmeca revoke SERIAL --reason keyCompromise
+    lets you find and revoke a certificate. Every verb works with a running server (over its socket in the data directory) and
+    with a stopped one; acmeca VERB --help shows examples.
     """
     context.obj = config_path
 
 
-for _verb in (init, serve, list_certificates, show, revoke, crl):
+for _verb in (init, serve, doctor, list_certificates, show, revoke, crl):
     cli.add_command(_verb)
 
 
 def main() -> None:
-    """The entry point: a failure with a message is one line on stderr, and exit 1."""
+    """The entry point. Never returns."""
+    sys.exit(run())
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
     try:
-        cli(prog_name="acmeca")
-    except AcmecaError as error:
-        Console(stderr=True, soft_wrap=True).print("[bold red]acmeca:[/]", escape(str(error)), highlight=False)
-        sys.exit(1)
+        code = cli.main(arguments, prog_name="acmeca", standalone_mode=False)
+        sys.stdout.flush()
+    except (click.ClickException, click.Abort, KeyboardInterrupt, AcmecaError, OSError) as error:
+        return _tell(error)
+    return code if isinstance(code, int) else 0
+
+
+def _tell(error: BaseException) -> int:
+    """Say what is to be said of a failure; returns the exit code. What nobody foresaw is raised again."""
+    match error:
+        case click.ClickException():
+            error.show()
+            return error.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            click.echo(err=True)
+            return _INTERRUPTED
+        case AcmecaError():
+            print_failure(str(error))
+        case BrokenPipeError():  # `acmeca list | head`: nobody reads on, which is no failure of ours
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        case PermissionError(filename=str(name)):
+            print_failure(f"{name}: {error.strerror}; run this as the user that the server runs as")
+        case OSError(filename=str(name)):
+            print_failure(f"{name}: {error.strerror}")
+        case _:
+            raise error
+    return 1

@@ -67,7 +67,7 @@ def write_credential(path: Path, credential: Credential) -> None:
 
 def write_durably(path: Path, data: bytes, *, mode: int = _OWNER_ONLY) -> None:
     """Put `data` at `path` so that a crash leaves the old content or the new one, never a part of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -84,6 +84,16 @@ def write_durably(path: Path, data: bytes, *, mode: int = _OWNER_ONLY) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def remove_leftovers(data_dir: Path) -> None:
+    """Delete what `write_durably` left when it was killed: a part of a file, and perhaps of a key.
+
+    Only for who holds the store's lock: nobody else is writing.
+    """
+    for folder in (data_dir, data_dir / "keys", data_dir / "root"):
+        for path in folder.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def complaint_about_mode(path: Path, status: os.stat_result | None = None) -> str | None:

@@ -63,6 +63,19 @@ def read_signature_algorithm(tbs: bytes) -> bytes:
         raise PkiError(f"not a TBSCertificate: {error}") from None
 
 
+def read_serial(tbs: bytes) -> int:
+    """The serial number of a DER TBSCertificate, whatever number it is; what comes after it is not looked at.
+
+    Raises `PkiError` when the bytes do not begin as a TBSCertificate does.
+    """
+    try:
+        reader = der.Reader(tbs).read_sequence()
+        reader.read_optional(_VERSION)
+        return der.parse_integer(reader.read(der.INTEGER))
+    except der.DerError as error:
+        raise PkiError(f"not a TBSCertificate: {error}") from None
+
+
 def build_tbs(
     *,
     serial: int,

@@ -33,8 +33,9 @@ class Accounts:
     as long as each of its own writes passes through here.
     """
 
-    def __init__(self, store: Store, *, ambient: Ambient) -> None:
+    def __init__(self, store: Store, *, ambient: Ambient, weak_keys: frozenset[bytes] = frozenset()) -> None:
         self._store = store
+        self._weak_keys = weak_keys
         self._ambient = ambient
         self._remembered: OrderedDict[str, KnownAccount] = OrderedDict()
 
@@ -68,7 +69,7 @@ class Accounts:
         if request.only_return_existing:
             raise Problem(ProblemType.ACCOUNT_DOES_NOT_EXIST, "no account has this key")
         # Step 4
-        reason = check_key(key.key, None)
+        reason = check_key(key.key, None, weak_keys=self._weak_keys)
         if reason is not None:
             raise Problem(ProblemType.BAD_PUBLIC_KEY, f"the account's key cannot be used: {reason}")
         # Step 5

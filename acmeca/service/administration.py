@@ -5,6 +5,8 @@ Rule 2: a serial is taken in every form that tools print (hex with or without co
 form that fits two certificates is refused.
 """
 
+import ipaddress
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
@@ -12,15 +14,19 @@ from typing import Final, TypeAlias
 
 from cryptography import x509
 
+from acmeca.acme.identifiers import canonical_dns_name
 from acmeca.acme.objects import format_time
 from acmeca.errors import AcmecaError, Conflict, NotFound
 from acmeca.pki.issuer import Issuer
 from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
 from acmeca.service.issuers import Issuers, fingerprint, to_pem
-from acmeca.service.status import Status
+from acmeca.service.status import Status, format_serial
 from acmeca.storage.certificates import Certificate, CertificateStatus, Search
+from acmeca.storage.issuers import StoredIssuer
 from acmeca.storage.store import Store
+
+log = logging.getLogger(__name__)
 
 Json: TypeAlias = dict[str, object]
 
@@ -36,7 +42,10 @@ REASONS: Final[Mapping[str, int | None]] = {
 _REASON_NAMES: Final = {number: name for name, number in REASONS.items()}
 
 _HEX: Final = re.compile(r"[0-9a-f]+\Z")
+_MAX_SERIAL_DIGITS: Final = 60  # characters; 20 octets (RFC 5280 §4.1.2.2) take 49 in decimal
+_DEFAULT_LISTED: Final = 100
 _MAX_LISTED: Final = 10_000
+_SHOWN: Final = 64  # characters of what was typed
 
 
 class Administration:
@@ -65,17 +74,21 @@ class Administration:
         return await run(arguments, user)
 
     async def _list(self, arguments: Json, _: str) -> Json:
-        status = _text(arguments, "status")
-        expires_within = arguments.get("expires_within")
-        limit = arguments.get("limit", 100)
-        if not isinstance(limit, int) or not 0 < limit <= _MAX_LISTED:
+        expires_within = _number(arguments, "expires_within")
+        limit = _number(arguments, "limit")
+        limit = _DEFAULT_LISTED if limit is None else limit
+        if not 0 < limit <= _MAX_LISTED:
             raise AcmecaError(f"limit: 1 to {_MAX_LISTED} is allowed")
         now = self._ambient.now()
+        status = parse_status(_text(arguments, "status"))
+        if expires_within is not None and status is None:
+            status = CertificateStatus.VALID  # what has ended, or was revoked, needs no renewal
+        name = _text(arguments, "name")
         found = await self._certificates.search(
             Search(
-                name=_text(arguments, "name"),
-                status=None if status is None else CertificateStatus(status),
-                expires_before=now + timedelta(seconds=expires_within) if isinstance(expires_within, int) else None,
+                name=None if name is None else parse_search_name(name),
+                status=status,
+                expires_before=None if expires_within is None else _later(now, expires_within),
                 limit=limit + 1,
             )
         )
@@ -86,24 +99,31 @@ class Administration:
 
     async def _show(self, arguments: Json, _: str) -> Json:
         certificate = await self._find(_text(arguments, "serial") or "")
-        now = self._ambient.now()
-        shown = _summary(certificate, now)
+        shown = _summary(certificate, self._ambient.now())
         stored = self._issuers.stored(certificate.issuer_id)
         if stored is not None:
-            shown |= _issuer(stored.issuer)
+            shown |= _issuer(stored.issuer) | {
+                "issuer_url": stored.issuer.issuer_url,
+                "ocsp_url": stored.issuer.ocsp_url,
+                "crl_url": stored.issuer.crl_url,
+            }
         account = None if certificate.account_id is None else await self._store.accounts.by_id(certificate.account_id)
         shown |= {
             "account": certificate.account_id,
             "contact": [] if account is None else list(account.contact),
             "order": certificate.order_id,
             "recorded_at": format_time(certificate.recorded_at),
+            "issued_at": _time_or_none(certificate.issued_at),
             "spki_sha256": certificate.spki_sha256.hex(),
+            "subject": None,
+            "sha256_fingerprint": None,
+            "pem": None,
         }
         if certificate.signature is not None:
             x509_certificate = x509.load_der_x509_certificate(certificate.der)
             shown |= {
-                "sha256_fingerprint": fingerprint(certificate.der),
                 "subject": x509_certificate.subject.rfc4514_string(),
+                "sha256_fingerprint": fingerprint(certificate.der),
                 "pem": to_pem(certificate.der).decode(),
             }
         return shown
@@ -114,34 +134,45 @@ class Administration:
             raise AcmecaError(f"reason: {reason!r} is none; one of {', '.join(REASONS)} is")
         certificate = await self._find(_text(arguments, "serial") or "")
         revoked = await self._certificates.revoke_for_admin(certificate.serial, reason=REASONS[reason], user=user)
-        crl = await self._status.publish_if_due(revoked.issuer_id)
-        return _summary(revoked, self._ambient.now()) | {"crl_number": crl.number}
+        # The revocation stands from here on, whatever becomes of the CRL: OCSP tells of it, and the next CRL will.
+        crl_number: int | None = None
+        try:
+            crl_number = (await self._status.publish_if_due(revoked.issuer_id)).number
+        except AcmecaError:
+            log.exception("%s is revoked, but the CRL could not be made now; it is tried again", revoked.serial)
+        return _summary(revoked, self._ambient.now()) | {"crl_number": crl_number}
 
     async def _crl(self, arguments: Json, _: str) -> Json:
+        """Arguments: `issuer` (an id; all without it), `publish` (make new ones first), `with_der` (the CRLs themselves)."""
         wanted = _text(arguments, "issuer")
-        shown = []
-        for stored in self._issuers.all:
-            if wanted is not None and stored.issuer.id != wanted:
-                continue
-            if arguments.get("publish") and not stored.is_root:
-                await self._status.publish_crl(stored.issuer.id)
-            crl = await self._status.crl(stored.issuer.id)
-            shown.append(
-                _issuer(stored.issuer)
-                | {
-                    "is_root": stored.is_root,
-                    "url": stored.issuer.crl_url,
-                    "number": crl.number,
-                    "this_update": format_time(crl.this_update),
-                    "next_update": format_time(crl.next_update),
-                    "entries": crl.entries,
-                    "pending": await self._store.crls.pending_revocations(stored.issuer.id),
-                    "der": crl.der.hex(),
-                }
-            )
-        if not shown:
+        chosen = [stored for stored in self._issuers.all if wanted in {None, stored.issuer.id}]
+        if not chosen:
             raise NotFound(f"there is no issuer {wanted}; acmeca crl without --issuer lists them")
-        return {"crls": shown}
+        if arguments.get("publish"):
+            for stored in chosen:
+                if wanted is not None or self._issuers.signer(stored.issuer.id) is not None:
+                    await self._status.publish_crl(stored.issuer.id)
+        return {"crls": [await self._shown_crl(stored, with_der=bool(arguments.get("with_der"))) for stored in chosen]}
+
+    async def _shown_crl(self, stored: StoredIssuer, *, with_der: bool) -> Json:
+        """A CRL for people; its members are None for an issuer that has none yet, as before the first start."""
+        issuer = stored.issuer
+        shown = _issuer(issuer) | {
+            "is_root": stored.is_root,
+            "url": issuer.crl_url,
+            "pending": await self._store.crls.pending_revocations(issuer.id),
+        }
+        try:
+            crl = await self._status.crl(issuer.id)
+        except NotFound:
+            return shown | dict.fromkeys(("number", "this_update", "next_update", "entries"))
+        shown |= {
+            "number": crl.number,
+            "this_update": format_time(crl.this_update),
+            "next_update": format_time(crl.next_update),
+            "entries": crl.entries,
+        }
+        return shown | ({"der": crl.der.hex()} if with_der else {})
 
     async def _find(self, text: str) -> Certificate:
         found = [
@@ -151,7 +182,8 @@ class Administration:
         ]
         if len(found) > 1:
             raise Conflict(
-                f"{text} is one certificate's serial in hex and another's in decimal; write 0x{text} for the first"
+                f"{text} is one certificate's serial in hex and another's in decimal; write "
+                + " or ".join(f"0x{certificate.serial}" for certificate in found)
             )
         if not found:
             raise NotFound(f"no certificate with serial {text} was ever issued here; find it with: acmeca list")
@@ -161,19 +193,38 @@ class Administration:
 def parse_serial(text: str) -> tuple[str, ...]:
     """The serials, as the store keeps them, that `text` can mean: one, or two when it is all digits.
 
-    Hex with or without colons and `0x` (as openssl and browsers print it), or decimal (as some libraries do). Raises
-    `AcmecaError` for what is neither.
+    Hex with or without colons, blanks and `0x`, in either case (as openssl and browsers print it, `serial=` before it
+    too), or decimal (as some libraries do). Leading zeros say nothing. Raises `AcmecaError` for what is neither.
     """
-    plain = text.strip().lower()
+    # Windows' certificate dialog puts a left-to-right mark before what is copied from it.
+    plain = text.strip().strip("\u200e").lower().removeprefix("serial=")
     digits = plain.removeprefix("0x").replace(":", "").replace(" ", "")
-    if not _HEX.match(digits) or len(digits) > 60:  # noqa: PLR2004  (20 octets in decimal take 49)
-        raise AcmecaError(f"{text!r} is no serial; write it in hex (with or without colons) or in decimal")
+    if not _HEX.match(digits) or len(digits) > _MAX_SERIAL_DIGITS:
+        raise AcmecaError(f"{_cut(text)!r} is no serial; write it in hex (with or without colons) or in decimal")
     candidates = [int(digits, 16)]
     if digits == plain and digits.isdecimal():
         candidates.append(int(digits))
-    return tuple(
-        dict.fromkeys(f"{number:x}" if len(f"{number:x}") % 2 == 0 else f"0{number:x}" for number in candidates)
+    return tuple(dict.fromkeys(format_serial(number) for number in candidates))
+
+
+def parse_search_name(text: str) -> str:
+    """What `list` looks for: a canonical name or address, or `*.suffix` for everything below it. Raises `AcmecaError`."""
+    for canonical in (canonical_dns_name, lambda value: str(ipaddress.ip_address(value))):
+        try:
+            return canonical(text.strip().removesuffix("."))
+        except ValueError:
+            continue
+    raise AcmecaError(
+        f"name: {_cut(text)!r} is none; a whole name or address is looked for, or what is below one, like *.corp.internal"
     )
+
+
+def parse_status(text: str | None) -> CertificateStatus | None:
+    """Raises `AcmecaError` for a status that there is not."""
+    try:
+        return None if text is None else CertificateStatus(text)
+    except ValueError:
+        raise AcmecaError(f"status: {_cut(text or '')!r} is none; one of {', '.join(CertificateStatus)} is") from None
 
 
 def _summary(certificate: Certificate, now: datetime) -> Json:
@@ -184,13 +235,35 @@ def _summary(certificate: Certificate, now: datetime) -> Json:
         "profile": certificate.profile,
         "not_before": format_time(certificate.not_before),
         "not_after": format_time(certificate.not_after),
-        "revoked_at": None if certificate.revoked_at is None else format_time(certificate.revoked_at),
+        "revoked_at": _time_or_none(certificate.revoked_at),
         "reason": None if certificate.revoked_at is None else _REASON_NAMES.get(certificate.revocation_reason),
     }
 
 
 def _issuer(issuer: Issuer) -> Json:
     return {"issuer": issuer.id, "issuer_name": issuer.certificate.subject.rfc4514_string()}
+
+
+def _time_or_none(moment: datetime | None) -> str | None:
+    return None if moment is None else format_time(moment)
+
+
+def _later(now: datetime, seconds: int) -> datetime:
+    try:
+        return now + timedelta(seconds=seconds)
+    except OverflowError:
+        raise AcmecaError("expires_within: that is longer than any certificate lives") from None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _number(arguments: Json, name: str) -> int | None:
+    value = arguments.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise AcmecaError(f"{name}: a whole number is expected")
+    return value
 
 
 def _text(arguments: Json, name: str) -> str | None:

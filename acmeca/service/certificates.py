@@ -71,8 +71,10 @@ class Certificates:
         names: NamePolicy,
         lifetime: timedelta,
         ambient: Ambient,
+        weak_keys: frozenset[bytes] = frozenset(),
     ) -> None:
         self._store = store
+        self._weak_keys = weak_keys
         self._issuers = issuers
         self._accounts = accounts
         self._status = status
@@ -112,7 +114,7 @@ class Certificates:
     ) -> tuple[SigningIssuer, Prepared, Certificate]:
         """Steps 2 to 4: what is about to be signed, recorded."""
         # Step 2
-        request = _acceptable_csr(csr_der)
+        request = _acceptable_csr(csr_der, self._weak_keys)
         if any(request.spki_der == stored.issuer.spki_der for stored in self._issuers.all):
             raise Problem(ProblemType.BAD_CSR, "the key in the CSR is an issuer's; make a new key for the certificate")
         _require_same_names(request, order.identifiers)
@@ -365,12 +367,12 @@ def _restore(signer: SigningIssuer, template: Template, certificate: Certificate
     return prepared
 
 
-def _acceptable_csr(csr_der: bytes) -> CertificateRequest:
+def _acceptable_csr(csr_der: bytes, weak_keys: frozenset[bytes]) -> CertificateRequest:
     try:
         request = parse_csr(csr_der)
     except CsrError as error:
         raise Problem(ProblemType.BAD_CSR, str(error)) from None
-    reason = check_key(request.public_key, request.spki_der)
+    reason = check_key(request.public_key, request.spki_der, weak_keys=weak_keys)
     if reason is not None:
         raise Problem(ProblemType.BAD_CSR, f"the key in the CSR cannot be certified: {reason}")
     return request

@@ -74,32 +74,35 @@ class Crls:
         """Take the next number and fix the CRL's content.
 
         RFC 5280 §3.3: "An entry MUST NOT be removed from the CRL until it appears on one regularly scheduled CRL issued
-        beyond the revoked certificate's validity period." So an entry stays unless a published CRL with a thisUpdate
-        after its notAfter took it in.
+        beyond the revoked certificate's validity period." So an entry stays unless the newest published CRL was issued after
+        its notAfter and took it in. A CRL whose thisUpdate lies in the future does not count: the clock was wrong then, and
+        the certificate lives.
         """
 
         async def body(tx: Transaction) -> CrlDraft:
+            started = to_seconds(this_update)
             row = await tx.fetch_one(
-                "SELECT COALESCE(MAX(number), 0) AS number, COALESCE(MAX(this_update), 0) AS this_update,"
-                " COALESCE((SELECT MAX(this_update) FROM crls p WHERE p.issuer_id = $1 AND p.der IS NOT NULL), 0)"
-                " AS published_at,"
-                " COALESCE((SELECT MAX(through_sequence) FROM crls p WHERE p.issuer_id = $1 AND p.der IS NOT NULL), 0)"
-                " AS published_through,"
+                "SELECT COALESCE(MAX(number), 0) AS number,"
                 " (SELECT COALESCE(MAX(revocation_sequence), 0) FROM certificates) AS through"
                 " FROM crls WHERE issuer_id = $1",
                 issuer_id,
             )
             if row is None:
                 raise StaleError("an aggregate without a row")
-            started = to_seconds(this_update)
+            published = await tx.fetch_one(
+                "SELECT this_update, through_sequence FROM crls WHERE issuer_id = $1 AND der IS NOT NULL"
+                " AND this_update <= $2 ORDER BY number DESC LIMIT 1",
+                issuer_id,
+                started,
+            )
             number = max(row["number"] + 1, started)
             revoked = await tx.fetch_all(
                 "SELECT serial, revoked_at, revocation_reason FROM certificates WHERE issuer_id = $1"
                 " AND revoked_at IS NOT NULL AND (not_after >= $2 OR revocation_sequence > $3)"
                 " ORDER BY revocation_sequence",
                 issuer_id,
-                row["published_at"],
-                row["published_through"],
+                0 if published is None else published["this_update"],
+                0 if published is None else published["through_sequence"],
             )
             await tx.execute(
                 "INSERT INTO crls (issuer_id, number, this_update, next_update, through_sequence, entries)"

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from acmeca.storage.errors import LockedError, StorageError
 
-_NAME: Final = "acmeca.lock"
+LOCK_NAME: Final = "acmeca.lock"
 
 
 class StoreLock:
@@ -25,7 +25,7 @@ class StoreLock:
 
     def acquire(self) -> None:
         """Take the lock now, or raise `LockedError`; `StorageError` when the directory or its file system forbids."""
-        path = self._data_dir / _NAME
+        path = self._data_dir / LOCK_NAME
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:

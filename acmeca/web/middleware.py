@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 from acmeca.acme.objects import dump_json
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.errors import Busy
+from acmeca.quoting import quote_input
 from acmeca.service.services import Services
 from acmeca.urls import Paths
 
@@ -33,7 +34,7 @@ def acme_middleware(services: Services) -> Middleware:
             response = await handler(request)
         except Problem as problem:
             response = _rendered(problem)
-            log.info("%s %s: %d %s", request.method, request.path, problem.status, problem)
+            log.info("%s %s: %d %s", request.method, quote_input(request.raw_path), problem.status, problem)
         except web.HTTPException as error:
             response = _from_http(error)
         except Busy as busy:
@@ -41,7 +42,7 @@ def acme_middleware(services: Services) -> Middleware:
                 Problem(ProblemType.SERVER_INTERNAL, str(busy), status=503, headers={"Retry-After": "5"})
             )
         except Exception:
-            log.exception("%s %s: unexpected failure", request.method, request.path)
+            log.exception("%s %s: unexpected failure", request.method, quote_input(request.raw_path))
             response = _rendered(Problem(ProblemType.SERVER_INTERNAL, "the server failed; its log says more"))
         if request.method == "POST":
             # §6.5: "the server MUST include a Replay-Nonce header field in every successful response to a POST request and

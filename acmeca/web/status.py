@@ -6,6 +6,7 @@ Rule 2: a conditional request is answered by the ETag alone. Last-Modified has w
 revoked within the second in which its last answer was signed.
 """
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -19,6 +20,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from acmeca.errors import NotFound
+from acmeca.quoting import quote_input
 from acmeca.service.issuers import to_pem
 from acmeca.service.services import Services
 from acmeca.service.status import OcspAnswer
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _OCSP: Final = "application/ocsp-response"
 _MAX_CRL_AGE: Final = 300  # seconds
+_BODY_SECONDS: Final = 30.0
 
 
 class StatusResources:
@@ -38,7 +41,9 @@ class StatusResources:
 
     def add_routes(self, app: web.Application) -> None:
         app.router.add_post(Paths.OCSP, self.ocsp_by_post)
-        app.router.add_get(Paths.OCSP + "/{request:.*}", self.ocsp_by_get)
+        app.router.add_get(
+            Paths.OCSP + "/{request:(?s:.*)}", self.ocsp_by_get
+        )  # a newline in it is malformed, not missing
         app.router.add_get(Paths.CRL, self.crl)
         app.router.add_get(Paths.ISSUER_DER, self.issuer_der)
         app.router.add_get(Paths.ISSUER_PEM, self.issuer_pem)
@@ -48,7 +53,7 @@ class StatusResources:
 
     async def ocsp_by_post(self, request: web.Request) -> web.Response:
         """RFC 6960 §A.1: the body is the request. Its Content-Type is not looked at: there is nothing else it could be."""
-        answer = await self._services.status.ocsp(request.match_info["issuer_id"], await request.read())
+        answer = await self._services.status.ocsp(request.match_info["issuer_id"], await _body(request))
         return self._ocsp(request, answer)
 
     async def ocsp_by_get(self, request: web.Request) -> web.Response:
@@ -117,13 +122,21 @@ async def status_middleware(request: web.Request, handler: Handler) -> web.Strea
     """Turns what does not exist into 404 and what nobody foresaw into a bare 500."""
     try:
         return await handler(request)
-    except NotFound as error:
-        return web.Response(status=404, text=f"{error}\n")
+    except NotFound:  # its text repeats what the client sent
+        return web.Response(status=404, text="there is nothing at this URL\n")
     except web.HTTPException:
         raise
     except Exception:
-        log.exception("%s %s: unexpected failure", request.method, request.path)
+        log.exception("%s %s: unexpected failure", request.method, quote_input(request.raw_path))
         return web.Response(status=500, text="the server failed; its log says more\n")
+
+
+async def _body(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
 
 
 def _decode_path(raw_path: str, issuer_id: str) -> bytes:

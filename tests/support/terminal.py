@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 _PATIENCE: Final = 30.0  # seconds
-_NEXT_KEY: Final = 5.0  # seconds until Ctrl-C is pressed again; a second one while the command ends would kill it
+_NEXT_KEY: Final = 1.0  # seconds until Ctrl-C is pressed again
 _CONTROLS: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
@@ -45,18 +45,19 @@ class Terminal:
         os.write(self._master, f"{text}\n".encode())
 
     def interrupt(self) -> int:
-        """Ctrl-C, again and again until the command ends: one between a prompt and its reading is seen only at the next key.
+        """Ctrl-C, until the command goes to the next line; returns its exit code.
 
-        Returns the exit code.
+        One that is pressed between a prompt and its reading is seen only at the next key, by any program that reads a line.
         """
         deadline = time.monotonic() + _PATIENCE
-        while self._process.poll() is None:
+        while "\n" not in self.output[self._seen :]:
             if time.monotonic() > deadline:
-                raise AssertionError(f"it did not end; this was printed:\n{self.output}")
-            with contextlib.suppress(OSError):
-                os.write(self._master, b"\x03")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_NEXT_KEY)
+                raise AssertionError(f"Ctrl-C was not seen; this was printed:\n{self.output}")
+            os.write(self._master, b"\x03")
+            next_key = time.monotonic() + _NEXT_KEY
+            with contextlib.suppress(AssertionError):
+                while "\n" not in self.output[self._seen :] and self._read(next_key):
+                    pass
         return self.wait()
 
     def wait(self) -> int:

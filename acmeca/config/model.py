@@ -1,0 +1,182 @@
+"""The sections of the configuration, each key with its type, its default and its limits.
+
+Rule 1: what has no safe default has no default: the allow-list of names, and the URLs that clients and certificates carry.
+Rule 2: a check that needs two keys stands at the second of them, so that it is told with the rest, under a key.
+Rule 3: each key that has to be written carries an example, for messages and for the reference.
+"""
+
+from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+
+from acmeca.config.values import (
+    ListenAddress,
+    ca_name_up_to,
+    duration_between,
+    format_duration,
+    parse_allowed_name,
+    parse_base_url,
+    parse_bool,
+    parse_directory,
+    parse_file,
+    parse_listen_address,
+    parse_network,
+    parse_port,
+    parse_resolver,
+    parse_status_url,
+    parse_storage_url,
+)
+from acmeca.policy.names import Network
+from acmeca.policy.profiles import DEFAULT_LIFETIME
+from acmeca.policy.suffixes import parse_own_top_level, refuse_suffix
+from acmeca.urls import Urls
+from acmeca.validation.resolver import Server
+
+PRIVATE_NETWORKS: Final = tuple(
+    ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+)
+
+
+def _owned(pattern: str, info: ValidationInfo) -> str:
+    # RULES §3: public names are refused by default
+    reason = refuse_suffix(pattern, info.data.get("private_top_level", ()))
+    if reason is not None:
+        raise ValueError(reason)
+    return pattern
+
+
+def _not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("without an entry nothing could be issued; write at least one name")
+    return names
+
+
+def _other_port(address: ListenAddress, info: ValidationInfo) -> ListenAddress:
+    acme = info.data.get("acme_listen")
+    if (
+        acme is not None
+        and acme.port == address.port
+        and (acme.host == address.host or not acme.host or not address.host)
+    ):
+        raise ValueError(f"acme_listen is {acme}: two listeners cannot share a port; give one of them another")
+    return address
+
+
+def _fits_lifetime(interval: timedelta, info: ValidationInfo) -> timedelta:
+    lifetime = info.data.get("crl_lifetime")
+    if lifetime is not None and interval * 2 > lifetime:
+        raise ValueError(
+            f"with a crl_lifetime of {format_duration(lifetime)} at most {format_duration(lifetime / 2)} is allowed, so "
+            "that one CRL that could not be made does no harm"
+        )
+    return interval
+
+
+Bool = Annotated[bool, BeforeValidator(parse_bool)]
+Port = Annotated[int, BeforeValidator(parse_port)]
+Address = Annotated[ListenAddress, BeforeValidator(parse_listen_address)]
+AllowedName = Annotated[str, BeforeValidator(parse_allowed_name), AfterValidator(_owned)]
+OwnTopLevel = Annotated[str, BeforeValidator(parse_allowed_name), AfterValidator(parse_own_top_level)]
+AllowedNetwork = Annotated[Network, BeforeValidator(parse_network)]
+ResolverAddress = Annotated[Server, BeforeValidator(parse_resolver)]
+
+
+def _duration(low: timedelta, high: timedelta) -> BeforeValidator:
+    return BeforeValidator(duration_between(low, high))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSection(_Section):
+    """`[server]`: who we are and where we listen."""
+
+    base_url: Annotated[
+        str, BeforeValidator(parse_base_url), Field(examples=['base_url = "https://ca.corp.internal:8443"'])
+    ]
+    status_url: Annotated[
+        str, BeforeValidator(parse_status_url), Field(examples=['status_url = "http://ca.corp.internal:8080"'])
+    ]
+    data_dir: Annotated[Path, BeforeValidator(parse_directory)] = Path("/var/lib/acmeca")
+    acme_listen: Address = ListenAddress("", 8443)
+    status_listen: Annotated[Address, AfterValidator(_other_port), Field(validate_default=True)] = ListenAddress(
+        "", 8080
+    )
+    demo: Bool = False
+
+
+class CaSection(_Section):
+    """`[ca]`: what a new CA is called. Read by `init` only."""
+
+    organization: Annotated[str, BeforeValidator(ca_name_up_to(64))] = "Internal"
+    common_name: Annotated[str, BeforeValidator(ca_name_up_to(48))] = "Internal CA"  # with room for " Intermediate"
+
+
+class PolicySection(_Section):
+    """`[policy]`: who may have what."""
+
+    private_top_level: tuple[OwnTopLevel, ...] = ()
+    allowed_names: Annotated[
+        tuple[AllowedName, ...], AfterValidator(_not_empty), Field(examples=['allowed_names = ["*.corp.internal"]'])
+    ]
+    allowed_networks: tuple[AllowedNetwork, ...] = ()
+    lifetime: Annotated[timedelta, _duration(timedelta(minutes=10), timedelta(days=825))] = DEFAULT_LIFETIME
+    weak_key_lists: tuple[Annotated[Path, BeforeValidator(parse_file)], ...] = ()
+
+
+class ValidationSection(_Section):
+    """`[validation]`: how control is checked."""
+
+    allowed_networks: tuple[AllowedNetwork, ...] = PRIVATE_NETWORKS
+    resolvers: tuple[ResolverAddress, ...] = ()
+    http_port: Port = 80
+
+
+class StatusSection(_Section):
+    """`[status]`: how long status information lives."""
+
+    ocsp_lifetime: Annotated[timedelta, _duration(timedelta(minutes=10), timedelta(days=7))] = timedelta(hours=12)
+    crl_lifetime: Annotated[timedelta, _duration(timedelta(hours=1), timedelta(days=30))] = timedelta(hours=24)
+    crl_interval: Annotated[
+        timedelta,
+        _duration(timedelta(minutes=1), timedelta(days=7)),
+        AfterValidator(_fits_lifetime),
+        Field(validate_default=True),
+    ] = timedelta(hours=6)
+
+
+class StorageSection(_Section):
+    """`[storage]`: where everything is kept."""
+
+    url: Annotated[str, BeforeValidator(parse_storage_url)] = "sqlite:///acmeca.db"
+
+
+class Config(_Section):
+    """The whole configuration."""
+
+    server: ServerSection
+    ca: CaSection = CaSection()
+    policy: PolicySection
+    validation: ValidationSection = ValidationSection()
+    status: StatusSection = StatusSection()
+    storage: StorageSection = StorageSection()
+
+    @property
+    def urls(self) -> Urls:
+        return Urls(base=self.server.base_url, status=self.server.status_url)
+
+    @property
+    def database_path(self) -> Path:
+        return self.server.data_dir / self.storage.url.removeprefix("sqlite:///")
+
+
+SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    name: section
+    for name, field in Config.model_fields.items()
+    if isinstance(section := field.annotation, type) and issubclass(section, BaseModel)
+}
+"""Every section by its name."""

@@ -1,0 +1,122 @@
+"""Accounts: one for a key whatever races, what is remembered of them, and what a change does at once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from acmeca.service import accounts
+from acmeca.storage.accounts import Accounts
+from acmeca.storage.errors import StorageError
+from tests.support.acme_client import AcmeClient, certificate_key
+from tests.support.jose import new_key
+from tests.support.server import RunningCa, ca_site, running_ca
+
+
+@pytest.fixture
+async def ca() -> AsyncIterator[RunningCa]:
+    async with running_ca() as ca:
+        yield ca
+
+
+async def test_fifty_new_accounts_with_one_key(ca: RunningCa) -> None:
+    """RFC 8555 §7.3.1: one key, one account, also when fifty requests come at once."""
+    key = new_key()
+    clients = [await ca.client(key, register=False) for _ in range(5)]
+    answers = await asyncio.gather(*(clients[number % 5].new_account() for number in range(50)))
+    assert sorted(answer.status for answer in answers) == [200] * 49 + [201]
+    assert len({answer.location for answer in answers}) == 1
+    assert await ca.scalar("SELECT COUNT(*) AS n FROM accounts") == 1
+    assert len(await ca.events("account.created")) == 1
+
+
+async def test_audit(ca: RunningCa) -> None:
+    """RULES §6: every change of an account stands in the audit, with who did it."""
+    client = await ca.client()
+    (await client.post(client.account_url, {"contact": ["mailto:a@example.org"]})).ok()
+    (await client.deactivate_account()).ok()
+    kinds = [row["kind"] for row in await ca.rows("SELECT kind, actor FROM audit WHERE actor LIKE 'account:%'")]
+    assert kinds == ["account.created", "account.updated", "account.deactivated"]
+
+
+async def test_two_deactivations_at_once(ca: RunningCa) -> None:
+    """Either of two says that it is deactivated; it happens once."""
+    client = await ca.client()
+    answers = await asyncio.gather(*(client.deactivate_account() for _ in range(10)))
+    assert {answer.status for answer in answers} <= {200, 401}
+    assert sum(answer.status == 200 for answer in answers) == 1
+    assert len(await ca.events("account.deactivated")) == 1
+
+
+async def test_orders_race_with_the_deactivation(ca: RunningCa) -> None:
+    """No order is made for, and no certificate issued to, an account that was deactivated in between."""
+    client = await ca.client()
+    ready = [await client.ready_order(f"race-{number}.localhost") for number in range(5)]
+    answers = await asyncio.gather(
+        *(client.order_answer("late.localhost") for _ in range(5)),
+        client.deactivate_account(),
+        *(client.finalize(order) for order in ready),
+    )
+    assert answers[5].status == 200
+    assert {answer.status for answer in answers} <= {200, 201, 401, 403}
+    open_ = await ca.scalar("SELECT COUNT(*) AS n FROM orders WHERE status IN ('pending', 'ready', 'processing')")
+    assert open_ == 0
+
+
+async def test_an_account_is_remembered(ca: RunningCa, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of an account is parsed once, not for each of its requests."""
+    client = await ca.client()
+    (await client.post(client.account_url)).ok()
+
+    async def fail(*_: object) -> None:
+        raise StorageError("the account was read again")
+
+    monkeypatch.setattr(Accounts, "by_id", fail)
+    (await client.post(client.account_url)).ok()
+
+
+async def test_what_is_remembered_is_bounded(ca: RunningCa, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "_REMEMBERED", 3)
+    clients = [await ca.client() for _ in range(6)]
+    for client in (*clients, *clients):
+        (await client.post(client.account_url)).ok()
+    assert len(ca.services.accounts._remembered) == 3
+
+
+async def test_what_is_remembered_follows_the_change(ca: RunningCa) -> None:
+    """RULES §2: a deactivated account "is refused everywhere", in the next request."""
+    client = await ca.client()
+    (await client.post(client.account_url)).ok()
+    (await client.post(client.account_url, {"contact": ["mailto:a@example.org"]})).ok()
+    assert (await client.post(client.account_url)).json["contact"] == ["mailto:a@example.org"]
+    (await client.deactivate_account()).ok()
+    (await client.post(client.account_url)).refused("unauthorized", 401)
+
+
+async def test_a_key_is_blocked_for_accounts_that_are_remembered(ca: RunningCa) -> None:
+    client = await ca.client()
+    issued = await client.issue("a.localhost")
+    owner: AcmeClient = await ca.client(certificate_key(issued))
+    (await owner.post(owner.account_url)).ok()
+    (await client.revoke(issued.der, reason=1)).ok()
+    (await owner.post(owner.account_url)).refused("unauthorized", 403)
+    (await client.post(client.account_url)).ok()
+
+
+async def test_after_a_restart() -> None:
+    """Accounts, and the refusal of deactivated and blocked ones, outlive the process."""
+    async with ca_site() as site:
+        await site.init()
+        keys = [new_key() for _ in range(2)]
+        async with site.running() as ca:
+            alive, dead = [await ca.client(key) for key in keys]
+            issued = await alive.issue("a.localhost")
+            (await alive.revoke(issued.der, reason=1)).ok()
+            (await dead.deactivate_account()).ok()
+        async with site.running() as ca:
+            again = await ca.client(keys[0])
+            assert again.kid == alive.kid
+            stranger = await ca.client(keys[1], register=False)
+            (await stranger.new_account()).refused("unauthorized", 401)
+            blocked = await ca.client(certificate_key(issued), register=False)
+            (await blocked.new_account()).refused("badPublicKey", 400)

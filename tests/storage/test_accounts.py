@@ -1,0 +1,111 @@
+"""The table `accounts`: one key, one account; nothing comes back."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+
+import pytest
+
+from acmeca.acme.objects import ChallengeType
+from acmeca.acme.states import AccountStatus, AuthorizationStatus, OrderStatus
+from acmeca.storage import audit
+from acmeca.storage.errors import StaleError
+from acmeca.storage.store import Store
+from tests.support.stored import NOW, account, change, kept_account, kept_order, open_store, ready_order, rows
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    async with open_store() as store:
+        yield store
+
+
+async def test_kept_as_it_was_given(store: Store) -> None:
+    made = account(contact=("mailto:a@example.org", "mailto:\u00fc@example.org"), jwk='{"kty":"EC"}')
+    assert await store.accounts.create(made) == made
+    assert await store.accounts.by_id(made.id) == made
+    assert await store.accounts.by_thumbprint(made.thumbprint) == made
+
+
+async def test_absent(store: Store) -> None:
+    assert await store.accounts.by_id("nobody") is None
+    assert await store.accounts.by_thumbprint("nobody") is None
+
+
+async def test_one_key_one_account(store: Store) -> None:
+    """RFC 8555 §7.3.1, also when many come at once: whoever came first is what all get."""
+    made = [account(thumbprint="the same") for _ in range(20)]
+    kept = await asyncio.gather(*(store.accounts.create(item) for item in made))
+    assert len({item.id for item in kept}) == 1
+    assert await rows(store, "SELECT COUNT(*) FROM accounts") == [(1,)]
+    assert await rows(store, "SELECT COUNT(*) FROM audit WHERE kind = 'account.created'") == [(1,)]
+
+
+async def test_contact(store: Store) -> None:
+    made = await kept_account(store)
+    changed = await store.accounts.replace_contact(made.id, (), at=NOW)
+    assert changed == dataclasses.replace(made, contact=())
+    assert await store.accounts.by_id(made.id) == changed
+
+
+async def test_deactivated_for_good(store: Store) -> None:
+    made = await kept_account(store)
+    gone = await store.accounts.deactivate(made.id, at=NOW)
+    assert gone == dataclasses.replace(made, status=AccountStatus.DEACTIVATED)
+    assert await store.accounts.by_thumbprint(made.thumbprint) == gone
+    for again in (store.accounts.deactivate(made.id, at=NOW), store.accounts.replace_contact(made.id, (), at=NOW)):
+        with pytest.raises(StaleError):
+            await again
+    assert await store.accounts.create(account(thumbprint=made.thumbprint)) == gone
+
+
+@pytest.mark.parametrize("status", ["deactivated", "revoked"])
+async def test_only_a_valid_one_is_changed(store: Store, status: str) -> None:
+    made = await kept_account(store)
+    await change(store, "UPDATE accounts SET status = $1 WHERE id = $2", status, made.id)
+    before = await rows(store, "SELECT * FROM accounts")
+    for write in (store.accounts.deactivate(made.id, at=NOW), store.accounts.replace_contact(made.id, (), at=NOW)):
+        with pytest.raises(StaleError):
+            await write
+    assert await rows(store, "SELECT * FROM accounts") == before
+
+
+async def test_what_is_open_ends_with_the_account(store: Store) -> None:
+    """§7.3.6: "The server SHOULD cancel any pending operations authorized by the account's key"; other accounts' stay."""
+    mine, other = await kept_account(store), await kept_account(store)
+    pending, _ = await kept_order(store, mine)
+    ready, validated = await ready_order(store, mine)
+    theirs, their_authorizations = await kept_order(store, other)
+    begun = await store.orders.begin_validation(their_authorizations[0], ChallengeType.HTTP_01, at=NOW)
+    await store.accounts.deactivate(mine.id, at=NOW)
+    for one in (pending, ready):
+        kept = await store.orders.by_id(mine.id, one.id)
+        assert kept is not None
+        assert kept.status is OrderStatus.INVALID
+    gone = await store.orders.authorization(mine.id, validated[0].id)
+    assert gone is not None
+    assert gone.status is AuthorizationStatus.DEACTIVATED
+    kept = await store.orders.by_id(other.id, theirs.id)
+    assert kept is not None
+    assert kept.status is OrderStatus.PENDING
+    assert await store.orders.authorization(other.id, begun.id) == begun
+
+
+async def test_finished_orders_stay(store: Store) -> None:
+    mine = await kept_account(store)
+    made, _ = await ready_order(store, mine)
+    for status in ("valid", "invalid", "processing"):
+        await change(store, "UPDATE orders SET status = $1 WHERE id = $2", status, made.id)
+        await change(store, "UPDATE accounts SET status = 'valid' WHERE id = $1", mine.id)
+        await store.accounts.deactivate(mine.id, at=NOW)
+        assert await rows(store, "SELECT status FROM orders WHERE id = $1", made.id) == [(status,)]
+
+
+async def test_audit(store: Store) -> None:
+    """Each write has its record, and the chain holds."""
+    made = await kept_account(store)
+    await store.accounts.replace_contact(made.id, (), at=NOW)
+    await store.accounts.deactivate(made.id, at=NOW)
+    kinds = await rows(store, "SELECT kind FROM audit WHERE subject = $1 ORDER BY sequence", made.id)
+    assert kinds == [("account.created",), ("account.updated",), ("account.deactivated",)]
+    assert await audit.verify(store.database) == []

@@ -1,0 +1,170 @@
+"""Values for the stores, each with ids of its own, and a store in a database of its own."""
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from acmeca.acme.identifiers import Identifier, IdentifierType
+from acmeca.acme.objects import Account, Authorization, Challenge, ChallengeType, Order
+from acmeca.acme.states import AccountStatus, AuthorizationStatus, ChallengeStatus, OrderStatus
+from acmeca.pki.issuer import Issuer
+from acmeca.storage.certificates import Certificate
+from acmeca.storage.crls import Crl
+from acmeca.storage.issuers import IssuerState, StoredIssuer
+from acmeca.storage.store import Store
+from tests.support.databases import open_database
+from tests.support.server import temporary_directory
+from tests.support.status_issuers import shared_issuer
+
+NOW = datetime(2026, 11, 1, 12, 0, 0, tzinfo=UTC)
+WRITER = "test"
+_numbers = itertools.count(1)
+
+
+def make(kind: type[Any], defaults: dict[str, Any], changes: dict[str, Any]) -> Any:
+    return kind(**(defaults | changes))
+
+
+@contextlib.asynccontextmanager
+async def open_store() -> AsyncIterator[Store]:
+    """A store with one root and one issuer, `root` and `issuer`."""
+    with temporary_directory() as directory:
+        async with open_database(directory / "acmeca.db") as database:
+            store = Store(database, writer=WRITER)
+            await store.issuers.create([stored_root(), stored_issuer()], [root_crl()], actor="admin:test", at=NOW)
+            yield store
+
+
+def pki_issuer(id_: str) -> Issuer:
+    return dataclasses.replace(shared_issuer().issuer, id=id_)
+
+
+def stored_root(id_: str = "root") -> StoredIssuer:
+    return StoredIssuer(pki_issuer(id_), parent_id=None, state=IssuerState.ACTIVE, key_reference=None)
+
+
+def stored_issuer(id_: str = "issuer", *, parent_id: str = "root") -> StoredIssuer:
+    return StoredIssuer(
+        pki_issuer(id_), parent_id=parent_id, state=IssuerState.ACTIVE, key_reference=f"keys/{id_}.key.pem"
+    )
+
+
+def root_crl(issuer_id: str = "root") -> Crl:
+    return Crl(
+        issuer_id=issuer_id,
+        number=int(NOW.timestamp()),
+        this_update=NOW,
+        next_update=NOW + timedelta(days=396),
+        through_sequence=0,
+        entries=0,
+        der=b"crl",
+    )
+
+
+def account(**changes: Any) -> Account:
+    number = next(_numbers)
+    defaults = {
+        "id": f"account-{number}",
+        "thumbprint": f"thumbprint-{number}",
+        "jwk": "{}",
+        "status": AccountStatus.VALID,
+        "contact": ("mailto:a@example.org",),
+        "created_at": NOW,
+    }
+    return Account(**(defaults | changes))
+
+
+def authorization(owner: Account, name: str = "a.example.org", **changes: Any) -> Authorization:
+    defaults = {
+        "id": f"authorization-{next(_numbers)}",
+        "account_id": owner.id,
+        "identifier": Identifier(IdentifierType.DNS, name),
+        "wildcard": False,
+        "status": AuthorizationStatus.PENDING,
+        "expires_at": NOW + timedelta(days=1),
+        "challenges": (Challenge(ChallengeType.HTTP_01, "token", ChallengeStatus.PENDING),),
+    }
+    return Authorization(**(defaults | changes))
+
+
+def order(owner: Account, *authorizations: Authorization, **changes: Any) -> Order:
+    defaults = {
+        "id": f"order-{next(_numbers)}",
+        "account_id": owner.id,
+        "status": OrderStatus.PENDING,
+        "identifiers": tuple(item.identifier for item in authorizations),
+        "authorization_ids": tuple(item.id for item in authorizations),
+        "created_at": NOW,
+        "expires_at": NOW + timedelta(days=1),
+    }
+    return Order(**(defaults | changes))
+
+
+def certificate(owner: Account | None = None, for_order: Order | None = None, **changes: Any) -> Certificate:
+    number = next(_numbers)
+    defaults = {
+        "id": f"certificate-{number}",
+        "serial": f"01{number:032x}",
+        "issuer_id": "issuer",
+        "account_id": None if owner is None else owner.id,
+        "order_id": None if for_order is None else for_order.id,
+        "profile": "server",
+        "names": ("a.example.org",),
+        "spki_sha256": number.to_bytes(32),
+        "not_before": NOW,
+        "not_after": NOW + timedelta(days=90, seconds=-1),
+        "tbs": b"tbs %d" % number,
+        "recorded_at": NOW,
+    }
+    return Certificate(**(defaults | changes))
+
+
+async def kept_account(store: Store, **changes: Any) -> Account:
+    return await store.accounts.create(account(**changes))
+
+
+async def kept_order(
+    store: Store, owner: Account, *names: str, **changes: Any
+) -> tuple[Order, tuple[Authorization, ...]]:
+    """An order with its authorizations, pending and stored."""
+    authorizations = tuple(authorization(owner, name) for name in names or ("a.example.org",))
+    made = order(owner, *authorizations, **changes)
+    await store.orders.create(made, authorizations)
+    return made, authorizations
+
+
+async def ready_order(
+    store: Store, owner: Account, *names: str, **changes: Any
+) -> tuple[Order, tuple[Authorization, ...]]:
+    """The same, with every challenge validated."""
+    made, authorizations = await kept_order(store, owner, *names, **changes)
+    validated = []
+    for item in authorizations:
+        begun = await store.orders.begin_validation(item, ChallengeType.HTTP_01, at=NOW)
+        validated.append(
+            await store.orders.record_outcome(begun, ChallengeType.HTTP_01, problem=None, evidence="seen", at=NOW)
+        )
+    kept = await store.orders.by_id(owner.id, made.id)
+    assert kept is not None
+    assert kept.status is OrderStatus.READY
+    return kept, tuple(validated)
+
+
+async def issued_certificate(store: Store, **changes: Any) -> Certificate:
+    """A certificate of the server's own, signed."""
+    made = certificate(**changes)
+    await store.certificates.record(made, thumbprint=made.id, at=NOW)
+    await store.certificates.complete(made, b"signature", sha256="00", at=NOW)
+    return made
+
+
+async def rows(store: Store, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await store.database.fetch_all(sql, *values)]  # type: ignore[call-overload]
+
+
+async def change(store: Store, sql: str, *values: Any) -> None:
+    """Change a row behind the store's back."""
+    await store.database.write(lambda tx: tx.execute(sql, *values))
