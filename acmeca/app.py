@@ -36,6 +36,7 @@ from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hi
 from acmeca.service.jobs import Jobs
 from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
+from acmeca.service.readiness import Readiness
 from acmeca.service.requests import Requests
 from acmeca.service.services import Services
 from acmeca.service.status import Status, StatusSettings
@@ -94,6 +95,7 @@ async def opened_store(config: Config) -> AsyncIterator[Store]:
     """The store of a data directory, under its lock. Raises `LockedError` while another process works in it."""
     data_dir = config.server.data_dir
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_own(data_dir)
     with StoreLock(data_dir):
         pem.remove_leftovers(data_dir)
         store = Store(await SqliteDatabase.open(config.database_path), writer=_WRITER)
@@ -114,7 +116,7 @@ async def init(config: Config, *, actor: str, ambient: Ambient | None = None) ->
             ambient=ambient or real_ambient(),
             actor=actor,
         )
-        pem.write_durably(root_path(config), to_pem(hierarchy.root.certificate_der), mode=0o644)
+        _write_root(config, to_pem(hierarchy.root.certificate_der))
         return hierarchy
 
 
@@ -127,7 +129,9 @@ async def opened(
 ) -> AsyncIterator[Opened]:
     """Open the CA of a configuration. `open_key` loads an issuer's key from its path below the data directory."""
     async with opened_store(config) as store:
-        yield await _compose(config, store, ambient=ambient or real_ambient(), open_key=open_key)
+        ca = await _compose(config, store, ambient=ambient or real_ambient(), open_key=open_key)
+        _write_root(config, ca.services.issuers.roots_pem())
+        yield ca
 
 
 async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: Callable[[Path], PrivateKey]) -> Opened:
@@ -169,6 +173,7 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
             resolver=build_resolver(config.validation.resolvers),
             allowed_networks=config.validation.allowed_networks,
             own_endpoints=endpoints,
+            own_urls=(urls.base, urls.status),
             user_agent=f"acmeca/{__version__} (http-01 validation)",
             http_port=config.validation.http_port,
         ),
@@ -199,6 +204,7 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
             certificates=certificates,
             issuers=issuers,
             status=status,
+            readiness=Readiness(store, issuers=issuers, status=status, ambient=ambient),
         ),
         administration=Administration(
             store, certificates=certificates, issuers=issuers, status=status, ambient=ambient
@@ -264,8 +270,7 @@ async def serving(opened: Opened) -> AsyncIterator[None]:
         await acme.start()
         opened.endpoints.listeners.extend((status, acme))
         await control.start_on_socket(socket_path)
-        pem.write_durably(root_path(config), opened.services.issuers.roots_pem(), mode=0o644)
-        await _note(
+        await _note_if_possible(
             opened, audit.ServerStarted(actor=audit.SYSTEM, version=__version__, config_sha256=config_sha256(config))
         )
         jobs = asyncio.create_task(opened.jobs.run(), name="jobs")
@@ -275,10 +280,7 @@ async def serving(opened: Opened) -> AsyncIterator[None]:
             jobs.cancel()
             with suppress(asyncio.CancelledError):
                 await jobs
-    try:
-        await _note(opened, audit.ServerStopped(actor=audit.SYSTEM, version=__version__))
-    except AcmecaError:
-        log.exception("the stop is not in the audit")  # a full disk: everything else is in order
+    await _note_if_possible(opened, audit.ServerStopped(actor=audit.SYSTEM, version=__version__))
 
 
 async def _stop_all(listeners: Sequence[Listener]) -> None:
@@ -303,8 +305,28 @@ def root_path(config: Config) -> Path:
     return config.server.data_dir / "root.pem"
 
 
-async def _note(opened: Opened, event: audit.Event) -> None:
-    await opened.store.note(event, at=opened.services.ambient.now())
+async def _note_if_possible(opened: Opened, event: audit.Event) -> None:
+    """Starts and stops: on a full disk nothing is issued, but OCSP and the CRLs have to be served all the same."""
+    try:
+        await opened.store.note(event, at=opened.services.ambient.now())
+    except AcmecaError:
+        log.exception("%s is not in the audit", event.kind)
+
+
+def _write_root(config: Config, roots_pem: bytes) -> None:
+    """The roots for clients on this machine, when they are not there already."""
+    path = root_path(config)
+    if not path.exists() or path.read_bytes() != roots_pem:
+        pem.write_durably(path, roots_pem, mode=0o644)
+
+
+def _require_own(data_dir: Path) -> None:
+    """RULES §6: whoever can write to the data directory can take its keys' place, so that is the owner alone."""
+    found = data_dir.stat()
+    if found.st_uid != os.geteuid():
+        raise AcmecaError(f"{data_dir} belongs to another user; run this as that user (uid {found.st_uid})")
+    if found.st_mode & 0o022:
+        raise AcmecaError(f"others can write to {data_dir}, and to the keys in it; run: chmod 700 {data_dir}")
 
 
 def config_sha256(config: Config) -> str:

@@ -35,6 +35,7 @@ class Paths:
     BUNDLE: Final = "/bundle.pem"
     ROOTS: Final = "/roots.pem"
     HEALTH_LIVE: Final = "/health/live"
+    HEALTH_READY: Final = "/health/ready"
 
 
 @dataclass(frozen=True, slots=True)

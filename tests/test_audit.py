@@ -95,10 +95,12 @@ class TestEvents:
         assert len({kind.kind for kind in EVENTS}) == len(EVENTS)
 
     def test_the_text_is_canonical(self) -> None:
-        event = OrderRefused(actor=account_actor("A1"), account_id="A1", reasons={"b.corp": "nö", "a.corp": "\x00"})
+        event = OrderRefused(
+            actor=account_actor("A1"), account_id="A1", refused=2, reasons={"b.corp": "nö", "a.corp": "\x00"}
+        )
         assert dump_event(event) == (
             '{"account_id":"A1","actor":"account:A1","kind":"order.refused",'
-            '"reasons":{"a.corp":"\\u0000","b.corp":"n\\u00f6"},"subject":"A1"}'
+            '"reasons":{"a.corp":"\\u0000","b.corp":"n\\u00f6"},"refused":2,"subject":"A1"}'
         )
         revoked = CertificateRevoked(
             actor=admin_actor("jo"), serial_hex="0a", issuer_id="r1", reason=None, how="administrator"

@@ -4,6 +4,9 @@ Rule 1: `validation/` observes and this module judges. A judgement is a pure fun
 Rule 2: http-01 is valid only by a 2xx whose body, white space at its end aside, is exactly the key authorization.
 Rule 3: a problem says what was asked of whom, what came back, and what to check.
 Rule 4: what a peer sent us stands in a problem only escaped and cut to 64 bytes; that goes for the URLs of redirects too.
+Rule 5: whoever answers for an identifier may send us anywhere by a redirect, and must not read by us what they could not
+read themselves (RFC 8555 §10.4). So a problem shows nothing of an answer, and hints at nothing in it, unless it came from
+the identifier's own host, at the address that we asked first: beyond that, the status and no more.
 """
 
 import base64
@@ -40,10 +43,15 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ObservedFailure:
-    """Why there is no complete answer. `detail` is a phrase in printable ASCII; what it quotes from a peer is escaped."""
+    """Why there is no complete answer.
+
+    `detail` is a phrase in printable ASCII that holds nothing of an answer; `quoted` are the bytes of the answer that it is
+    about, as they came.
+    """
 
     kind: FailureKind
     detail: str
+    quoted: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +74,13 @@ class Attempt:
 class Hop:
     """One request of a validation: the first, or the one that a redirect led to.
 
-    `url` is printable ASCII; from the second hop on a peer chose it. `status` is None without an answer.
+    `url` is printable ASCII and begins with `origin` (`http://host`, with a port where it is not the scheme's own); `host` is
+    the host in them. From the second hop on a peer chose all three. `status` is None without an answer.
     """
 
     url: str
+    origin: str
+    host: Identifier
     refused: tuple[RefusedAddress, ...] = ()
     attempts: tuple[Attempt, ...] = ()
     status: int | None = None
@@ -78,6 +89,11 @@ class Hop:
     def endpoint(self) -> str | None:
         """The `address:port` that took the connection, or None when none did."""
         return next((attempt.endpoint for attempt in self.attempts if attempt.failure is None), None)
+
+    @property
+    def address(self) -> str | None:
+        """The address of `endpoint`."""
+        return None if self.endpoint is None else self.endpoint.rpartition(":")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +130,12 @@ class Http01Observation:
         """Every `address:port` that a connection was tried to, in turn."""
         return tuple(attempt.endpoint for hop in self.hops for attempt in hop.attempts)
 
+    def is_own(self, hop: Hop) -> bool:
+        """Did this answer come from the identifier's own host (Rule 5)? Its name alone does not say so: whoever holds the
+        name can point it elsewhere between two requests.
+        """
+        return hop.host == self.identifier and hop.address == self.hops[0].address
+
 
 def new_token(entropy: bytes) -> str:
     """The token of a new challenge: `entropy` in base64url without padding (§8.3).
@@ -142,42 +164,47 @@ def judge_http01(observation: Http01Observation, *, expected: str) -> Problem | 
 
     1. An answer with another status than 2xx is told as such, whatever became of its body.
     2. Without a complete answer, the failure says why.
-    3. A body beyond the bound cannot be the key authorization.
-    4. The body, white space at its end aside, is exactly the key authorization.
+    3. A complete body, white space at its end aside, that is exactly the key authorization is valid.
+    4. Any other is told as far as Rule 5 lets us.
     """
     # Step 1
     status = observation.status
     failure = observation.failure
+    is_own = observation.is_own(observation.hops[-1])
     if (
         status is not None
         and not 200 <= status <= 299
         and (failure is None or failure.kind is not FailureKind.REDIRECT)
     ):
-        return _incorrect(
-            observation,
-            f"answered with status {status} and {_shown_body(observation.body)}",
-            _CHECK_STATUS.get(status, _CHECK_SERVER),
-        )
+        rest = f" and {_shown_body(observation.body)}" if is_own else f"; {_NOT_SHOWN}"
+        return _incorrect(observation, f"answered with status {status}{rest}", _CHECK_STATUS.get(status, _CHECK_SERVER))
     # Step 2
     if failure is not None:
         type_, check = _FAILURES[failure.kind]
-        return Problem(type_, f"{_asked(observation)}: {failure.detail}. {check}")
-    # Step 3
+        quoted = f': "{escape(failure.quoted)}"' if failure.quoted and is_own else ""
+        return Problem(type_, f"{_asked(observation)}: {failure.detail}{quoted}. {check}")
+    # Step 3: "The server SHOULD ignore whitespace characters at the end of the body."
+    body = observation.body.rstrip(_WHITE_SPACE)
+    wanted = expected.encode("ascii")
+    if observation.body_complete and body == wanted:
+        return None
+    # Step 4
+    if not is_own:
+        return _incorrect(
+            observation,
+            f"answered with status {status}, but not with the key authorization; {_NOT_SHOWN}",
+            _CHECK_SERVER,
+        )
     if not observation.body_complete:
         return _incorrect(
             observation,
             f"answered with more than {len(observation.body)} bytes, beginning with {_shown_body(observation.body)}",
             _CHECK_SERVER,
         )
-    # Step 4: "The server SHOULD ignore whitespace characters at the end of the body."
-    body = observation.body.rstrip(_WHITE_SPACE)
-    if body == expected.encode("ascii"):
-        return None
-    return _incorrect(
-        observation, f"answered with {_shown_body(observation.body)}", _check_body(body, expected.encode("ascii"))
-    )
+    return _incorrect(observation, f"answered with {_shown_body(observation.body)}", _check_body(body, wanted))
 
 
+_NOT_SHOWN: Final = "what a redirect to another host or address brings is not shown"
 _CHECK_SERVER: Final = (
     "Check that the web server answers this URL with the text that the ACME client prepared: the right directory, the "
     "right virtual host, and no login page or catch-all in front of it"
@@ -233,13 +260,17 @@ def _incorrect(observation: Http01Observation, came_back: str, check: str) -> Pr
 
 
 def _asked(observation: Http01Observation) -> str:
-    """What was asked of whom: `GET http://… at 10.0.0.5:80`, and by how many redirects we came there."""
-    hop = observation.hops[-1]
-    count = len(observation.redirects)
-    url = hop.url if count == 0 else f'"{escape(hop.url.encode("ascii", "backslashreplace"))}"'
+    """What was asked of whom: `GET http://… at 10.0.0.5:80`, and by how many redirects we came there.
+
+    The path that a redirect names is a part of the answer which named it (Rule 5).
+    """
+    *before, hop = observation.hops
     endpoint = f" at {hop.endpoint}" if hop.endpoint is not None else ""
-    after = f" (after {count} redirect{'s' if count > 1 else ''} from {observation.url})" if count else ""
-    return f"GET {url}{endpoint}{after}"
+    if not before:
+        return f"GET {hop.url}{endpoint}"
+    url = hop.url if observation.is_own(before[-1]) else f"{hop.origin}/..."
+    after = f" (after {len(before)} redirect{'s' if len(before) > 1 else ''} from {observation.url})"
+    return f'GET "{escape(url.encode("ascii", "backslashreplace"))}"{endpoint}{after}'
 
 
 def _shown_body(body: bytes) -> str:

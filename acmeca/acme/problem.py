@@ -33,6 +33,7 @@ class ProblemType(StrEnum):
     INVALID_CONTACT = "invalidContact"
     MALFORMED = "malformed"
     ORDER_NOT_READY = "orderNotReady"
+    RATE_LIMITED = "rateLimited"
     REJECTED_IDENTIFIER = "rejectedIdentifier"
     SERVER_INTERNAL = "serverInternal"
     TLS = "tls"
@@ -50,6 +51,7 @@ class ProblemType(StrEnum):
 _STATUS: Final[Mapping[ProblemType, int]] = MappingProxyType(
     {
         ProblemType.ORDER_NOT_READY: 403,  # §7.4: "the server MUST return a 403 (Forbidden) error"
+        ProblemType.RATE_LIMITED: 429,  # RFC 6585 §4; §6.6 leaves the code open
         ProblemType.REJECTED_IDENTIFIER: 403,
         ProblemType.SERVER_INTERNAL: 500,
         ProblemType.UNAUTHORIZED: 403,

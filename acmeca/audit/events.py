@@ -95,12 +95,13 @@ class AccountDeactivated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRefused(Event):
-    """newOrder was refused by policy. `reasons` says for each name what the client was told."""
+    """newOrder was refused by policy. `reasons` says for the first names what the client was told, `refused` how many were."""
 
     kind = "order.refused"
     about = "account_id"
 
     account_id: str
+    refused: int
     reasons: Mapping[str, str]
 
 
@@ -203,6 +204,43 @@ class CertificateRevoked(Event):
     issuer_id: str
     reason: int | None
     how: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationRefused(Event):
+    """Somebody asked for a revocation and was refused. `serial_hex` is "unknown" for what is no certificate of ours."""
+
+    kind = "revocation.refused"
+    about = "serial_hex"
+
+    serial_hex: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountRefused(Event):
+    """A key was refused: a new account's, because it is bad, blocked or certified, or one of an account that is shut.
+
+    `thumbprint` is the key's (RFC 7638).
+    """
+
+    kind = "account.refused"
+    about = "thumbprint"
+
+    thumbprint: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrlRecorded(Event):
+    """A CRL is about to be signed: this stands before the issuer's key is used."""
+
+    kind = "crl.recorded"
+    about = "issuer_id"
+
+    issuer_id: str
+    number: int
+    entries: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Rule 3: no message holds anything of a key but its path.
 """
 
 import os
+import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from acmeca.errors import AcmecaError
+from acmeca.pki.errors import PkiError
 from acmeca.pki.signing import PrivateKey, signature_algorithm
 
 _OWNER_ONLY: Final = 0o600
@@ -22,6 +24,10 @@ _OWNER_ONLY: Final = 0o600
 
 class KeystoreError(AcmecaError):
     """A key that is missing, readable by others, or not a key."""
+
+
+class UnreadableError(KeystoreError):
+    """A file that is there and could not be read or written now: it says nothing about what is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,9 @@ def write_credential(path: Path, credential: Credential) -> None:
 
 def write_durably(path: Path, data: bytes, *, mode: int = _OWNER_ONLY) -> None:
     """Put `data` at `path` so that a crash leaves the old content or the new one, never a part of it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    # Nobody can have made this file before us, so nobody else can hold it open.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)  # the umask must neither widen nor narrow it
@@ -98,9 +105,12 @@ def remove_leftovers(data_dir: Path) -> None:
 
 def complaint_about_mode(path: Path, status: os.stat_result | None = None) -> str | None:
     """What is wrong with the permissions of a secret file, or None."""
-    mode = stat.S_IMODE((path.stat() if status is None else status).st_mode)
+    found = path.stat() if status is None else status
+    mode = stat.S_IMODE(found.st_mode)
     if mode & 0o077:
         return f"{path} has mode {mode:04o}, so that others can read it; run: chmod 600 {path}"
+    if found.st_uid not in {os.geteuid(), 0}:
+        return f"{path} belongs to another user, who can read and change it; run: chown {os.geteuid()} {path}"
     return None
 
 
@@ -109,8 +119,10 @@ def _read_private(path: Path) -> bytes:
         with path.open("rb") as file:
             complaint = complaint_about_mode(path, os.fstat(file.fileno()))  # of the file that is read, not of the name
             data = b"" if complaint else file.read()
+    except FileNotFoundError:
+        raise KeystoreError(f"{path} is missing") from None
     except OSError as error:
-        raise KeystoreError(f"{path} cannot be read: {error.strerror}") from None
+        raise UnreadableError(f"{path} cannot be read: {error.strerror}") from None
     if complaint is not None:
         raise KeystoreError(complaint)
     return data
@@ -121,8 +133,11 @@ def _parse_key(data: bytes, path: Path) -> PrivateKey:
         key = serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError):
         raise KeystoreError(f"{path} holds no unencrypted private key in PEM form") from None
-    signature_algorithm(key.public_key())  # a key of a kind that cannot sign here is refused now, not at the first use
-    return key  # type: ignore[return-value]  # the line above has refused every other kind
+    try:
+        signature_algorithm(key.public_key())  # a key that cannot sign here is refused now, not at the first use
+    except PkiError as error:
+        raise KeystoreError(f"{path}: {error}") from None
+    return key  # type: ignore[return-value]  # the lines above have refused every other kind
 
 
 def _encode_key(key: PrivateKey) -> bytes:

@@ -19,6 +19,10 @@ class IssuanceError(PkiError):
     """A certificate that this issuer must not make as asked: names, key, times or the order of the steps."""
 
 
+class IssuerNotValidError(IssuanceError):
+    """The issuer's own certificate is not valid at the time: it has ended, or the clock is wrong."""
+
+
 class LintError(PkiError):
     """What was about to be signed has findings, so it was not signed."""
 

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from acmeca.pki import extensions, signing
-from acmeca.pki.errors import IssuanceError, LintError, PkiError
+from acmeca.pki.errors import IssuanceError, IssuerNotValidError, LintError, PkiError
 from acmeca.pki.issuer import Issuer
 from acmeca.pki.lint import lint_certificate
 from acmeca.pki.lint_case import last_second, unreadable
@@ -280,7 +280,7 @@ def _validity(issuer: Issuer, template: Template, now: datetime) -> tuple[dateti
         raise IssuanceError("now has to be in UTC")
     now = now.replace(microsecond=0)
     if not issuer.not_before <= now <= issuer.not_after:
-        raise IssuanceError(
+        raise IssuerNotValidError(
             f"the issuer {issuer.id} is valid from {issuer.not_before} to {issuer.not_after}, and now it is {now}"
         )
     not_before = max(now - template.backdate, issuer.not_before)

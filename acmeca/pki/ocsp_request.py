@@ -40,7 +40,7 @@ NONCE_OID_DER: Final = der.oid("1.3.6.1.5.5.7.48.1.2")  # id-pkix-ocsp-nonce
 _NONCE: Final = NONCE_OID_DER[2:]
 _ACCEPTABLE_RESPONSES: Final = der.oid("1.3.6.1.5.5.7.48.1.4")[2:]  # id-pkix-ocsp-response
 # GeneralName (RFC 5280 §4.2.1.6): [0] otherName to [8] registeredID; constructed where the type below is.
-_GENERAL_NAME_TAGS: Final = frozenset({0xA0, 0xA1, 0x82, 0xA3, 0xA4, 0xA5, 0x86, 0x87, 0x88})
+_GENERAL_NAME_TAGS: Final = frozenset({0xA0, 0x81, 0x82, 0xA3, 0xA4, 0xA5, 0x86, 0x87, 0x88})
 
 
 class MalformedRequestError(PkiError):

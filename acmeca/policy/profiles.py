@@ -26,7 +26,7 @@ def server_template(lifetime: timedelta) -> Template:
 
 
 def listener_template() -> Template:
-    """acmeca's own TLS listener."""
+    """The TLS listener of acmeca itself."""
     return Template(name=LISTENER, lifetime=LISTENER_LIFETIME, extended_key_usages=(SERVER_AUTH,), backdate=_BACKDATE)
 
 

@@ -1,17 +1,20 @@
 """Accounts: newAccount, update and deactivation (RFC 8555 §7.3), and who is behind a `kid`."""
 
+import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
+from acmeca import audit
 from acmeca.acme.jwk import PublicKey, load_jwk
 from acmeca.acme.objects import Account
 from acmeca.acme.payloads import AccountUpdate, parse_new_account
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AccountStatus
+from acmeca.pki.spki import encode_public_key
 from acmeca.policy.keys import check_key
 from acmeca.service.ambient import Ambient
-from acmeca.storage.errors import StaleError
+from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.store import Store
 
 _REMEMBERED: Final = 10_000  # accounts whose parsed keys are kept in memory, some 2 KiB each
@@ -51,15 +54,16 @@ class Accounts:
         return await self._remember(account)
 
     async def new_account(self, key: PublicKey, payload: bytes) -> tuple[Account, bool]:
-        """§7.3: the account of this key, and whether it is new.
+        """§7.3: the account of this key, and whether it is new. A key that is refused is in the audit.
 
         Step 1: a blocked key gets nothing, not even the account that it has (RULES §1). Step 2: a key that is known gets its
         account, before the payload is looked at (§7.3.1 returns the account whatever else was sent). Step 3: a client that
-        only asks is told that there is none. Step 4: the key has to be acceptable (RULES §1). Step 5: the account is stored.
+        only asks is told that there is none. Step 4: the key has to be acceptable (RULES §1). Step 5: the account is stored,
+        unless the key was certified.
         """
         # Step 1
         if await self._store.certificates.is_blocked(key.thumbprint):
-            raise Problem(ProblemType.BAD_PUBLIC_KEY, "the account's key was reported as compromised; make a new one")
+            raise await self._refusal(key, "the account's key was reported as compromised; make a new one")
         # Step 2
         existing = await self._store.accounts.by_thumbprint(key.thumbprint)
         if existing is not None:
@@ -71,7 +75,7 @@ class Accounts:
         # Step 4
         reason = check_key(key.key, None, weak_keys=self._weak_keys)
         if reason is not None:
-            raise Problem(ProblemType.BAD_PUBLIC_KEY, f"the account's key cannot be used: {reason}")
+            raise await self._refusal(key, f"the account's key cannot be used: {reason}")
         # Step 5
         account = Account(
             id=self._ambient.new_id(),
@@ -81,10 +85,27 @@ class Accounts:
             contact=request.contact,
             created_at=self._ambient.now(),
         )
-        stored = await self._store.accounts.create(account)
+        try:
+            stored = await self._store.accounts.create(
+                account, spki_sha256=hashlib.sha256(encode_public_key(key.key)).digest()
+            )
+        except KeyRefusedError as error:
+            raise await self._refusal(key, f"the account's key cannot be used: {error}") from None
         if stored.id != account.id:  # somebody with the same key was faster
             return _require_valid(stored), False
         return stored, True
+
+    async def note_refused(self, account: Account, reason: str) -> None:
+        """Write down that an account which is shut, or whose key is blocked, was turned away."""
+        event = audit.AccountRefused(
+            actor=audit.account_actor(account.id), thumbprint=account.thumbprint, reason=reason
+        )
+        await self._store.note(event, at=self._ambient.now())
+
+    async def _refusal(self, key: PublicKey, detail: str) -> Problem:
+        event = audit.AccountRefused(actor=audit.key_actor(key.thumbprint), thumbprint=key.thumbprint, reason=detail)
+        await self._store.note(event, at=self._ambient.now())
+        return Problem(ProblemType.BAD_PUBLIC_KEY, detail)
 
     async def update(self, account: Account, request: AccountUpdate) -> Account:
         """§7.3.2 and §7.3.6: new contacts, or the end of the account."""

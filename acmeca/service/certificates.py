@@ -21,10 +21,9 @@ from acmeca.acme.jwk import describe_key
 from acmeca.acme.objects import Account, Order
 from acmeca.acme.payloads import Revocation
 from acmeca.acme.problem import Problem, ProblemType, join_problems
-from acmeca.acme.states import AccountStatus
 from acmeca.errors import Conflict, NotFound
 from acmeca.pki.csr import CertificateRequest, parse_csr
-from acmeca.pki.errors import CsrError, IssuanceError, LintError, PkiError
+from acmeca.pki.errors import CsrError, IssuanceError, IssuerNotValidError, LintError, PkiError
 from acmeca.pki.issuance import Prepared, prepare, random_serial, restore, sign
 from acmeca.pki.signing import PublicKey, split_signed
 from acmeca.pki.spki import parse_public_key
@@ -38,8 +37,8 @@ from acmeca.service.ambient import Ambient
 from acmeca.service.issuers import Issuers, SigningIssuer, to_pem
 from acmeca.service.requests import AccountRequest, KeyRequest
 from acmeca.service.status import Status, format_serial
-from acmeca.storage.certificates import KEY_COMPROMISE, Certificate, KeyRefusedError, Search
-from acmeca.storage.errors import StaleError
+from acmeca.storage.certificates import KEY_COMPROMISE, Certificate, Search
+from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -131,6 +130,13 @@ class Certificates:
             raise Problem(
                 ProblemType.SERVER_INTERNAL, "the certificate was not made: it failed our own checks"
             ) from None
+        except IssuerNotValidError as error:
+            log.error("order %s: %s", order.id, error)  # noqa: TRY400  (the message is all there is)
+            raise Problem(
+                ProblemType.SERVER_INTERNAL,
+                "the issuer cannot sign now: it has expired, or the clock is wrong",
+                status=503,
+            ) from None
         except IssuanceError as error:
             raise Problem(ProblemType.REJECTED_IDENTIFIER, f"the issuer cannot certify this: {error}") from None
         certificate = self._certificate(signer, self._server, subject, prepared)
@@ -147,7 +153,12 @@ class Certificates:
     ) -> Certificate:
         """A certificate for the server itself: its listener, its OCSP responders. Recorded like every other."""
         subject = _Subject(names, public_key)
-        prepared = self._prepare(signer, template, subject)
+        try:
+            prepared = self._prepare(signer, template, subject)
+        except (IssuanceError, LintError) as error:
+            event = audit.IssuanceRefused(actor=audit.SYSTEM, subject_id=template.name, reason=str(error))
+            await self._store.note(event, at=self._ambient.now())
+            raise
         certificate = self._certificate(signer, template, subject, prepared)
         await self._record(certificate, public_key)
         return await self._complete(signer, prepared, certificate)
@@ -193,12 +204,11 @@ class Certificates:
         """Whatever changed between the record and now that forbids the signature."""
         if self._ambient.now() - certificate.recorded_at > _TIME_TO_FINISH:
             return Problem(ProblemType.SERVER_INTERNAL, "the server stopped while it made the certificate; order again")
-        if certificate.revoked_at is not None:
-            return Problem(ProblemType.UNAUTHORIZED, "the certificate was revoked before it was finished")
-        if certificate.account_id is not None:
-            known = await self._accounts.known(certificate.account_id)
-            if known is None or known.account.status is not AccountStatus.VALID:
-                return Problem(ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile")
+        obstacle = await self._store.certificates.obstacle(
+            certificate, thumbprint=describe_key(_public_key(certificate)).thumbprint, at=self._ambient.now()
+        )
+        if obstacle is not None:
+            return Problem(ProblemType.UNAUTHORIZED, obstacle)
         refusals = self._names.refusals(_identifiers(certificate.names))
         return join_problems(refusals, detail="policy changed meanwhile; see subproblems") if refusals else None
 
@@ -276,46 +286,59 @@ class Certificates:
     # --- revocation ---------------------------------------------------------------------------------------------
 
     async def revoke_for_client(self, request: AccountRequest | KeyRequest, revocation: Revocation) -> None:
-        """§7.6: revoke what a client asks for.
+        """§7.6: revoke what a client asks for. A refusal is in the audit.
 
         Step 1: the certificate is one that we issued, compared as a whole. Step 2: who asks is its account, an account
         that holds valid authorizations for all its names, or its own key. Step 3: it is not revoked, or its own key raises
         the reason to keyCompromise.
         """
-        # Step 1
-        certificate = await self._issued(revocation.certificate_der)
-        # Step 2
         if isinstance(request, KeyRequest):
-            if describe_key(_public_key(certificate)).thumbprint != request.key.thumbprint:
-                raise Problem(ProblemType.UNAUTHORIZED, "the key that signed the request is not the certificate's key")
-            how, actor = "certificate key", audit.key_actor(certificate.spki_sha256.hex())
+            actor = audit.key_actor(request.key.thumbprint)
         else:
-            how, actor = await self._right_of(request.account, certificate), audit.account_actor(request.account.id)
-        # Step 3
-        may_raise = how == "certificate key"
-        if certificate.revoked_at is not None and not (may_raise and _raises(certificate, revocation.reason)):
-            raise Problem(ProblemType.ALREADY_REVOKED, "the certificate is revoked already")
+            actor = audit.account_actor(request.account.id)
+        serial = "unknown"
         try:
-            await self._revoke(certificate, reason=revocation.reason, actor=actor, how=how)
-        except StaleError:
-            raise Problem(ProblemType.ALREADY_REVOKED, "the certificate is revoked already") from None
+            # Step 1
+            certificate = await self._issued(revocation.certificate_der)
+            serial = certificate.serial
+            # Step 2
+            how = await self._right_of(request, certificate)
+            # Step 3
+            may_raise = isinstance(request, KeyRequest)
+            if certificate.revoked_at is not None and not (may_raise and _raises(certificate, revocation.reason)):
+                raise _already_revoked()
+            try:
+                await self._revoke(certificate, reason=revocation.reason, may_raise=may_raise, actor=actor, how=how)
+            except StaleError:
+                raise _already_revoked() from None
+        except Problem as problem:
+            await self._note_refusal(actor, serial, problem.detail)
+            raise
 
     async def revoke_for_admin(self, serial: str, *, reason: int | None, user: str) -> Certificate:
-        """Revoke by an administrator's word. Raises `NotFound` or `Conflict`."""
-        certificate = await self.by_serial(serial)
-        if certificate.revoked_at is not None and not _raises(certificate, reason):
-            raise Conflict(
-                f"{serial} was revoked at {certificate.revoked_at:%Y-%m-%d %H:%M:%S} UTC; revoked stays revoked"
-            )
+        """Revoke by an administrator's word. Raises `NotFound` or `Conflict`; a refusal is in the audit."""
+        actor = audit.admin_actor(user)
         try:
-            return await self._revoke(certificate, reason=reason, actor=audit.admin_actor(user), how="administrator")
-        except StaleError:
-            raise Conflict(f"{serial} was revoked meanwhile") from None
+            certificate = await self.by_serial(serial)
+            if certificate.revoked_at is not None and not _raises(certificate, reason):
+                raise Conflict(
+                    f"{serial} was revoked at {certificate.revoked_at:%Y-%m-%d %H:%M:%S} UTC; revoked stays revoked"
+                )
+            try:
+                return await self._revoke(certificate, reason=reason, may_raise=True, actor=actor, how="administrator")
+            except StaleError:
+                raise Conflict(f"{serial} was revoked meanwhile") from None
+        except (NotFound, Conflict) as refusal:
+            await self._note_refusal(actor, serial, str(refusal))
+            raise
 
-    async def _revoke(self, certificate: Certificate, *, reason: int | None, actor: str, how: str) -> Certificate:
+    async def _revoke(
+        self, certificate: Certificate, *, reason: int | None, may_raise: bool, actor: str, how: str
+    ) -> Certificate:
         revoked = await self._store.certificates.revoke(
             certificate,
             reason=reason,
+            may_raise=may_raise,
             thumbprint=describe_key(_public_key(certificate)).thumbprint,
             actor=actor,
             how=how,
@@ -326,6 +349,10 @@ class Certificates:
             self._accounts.forget_all()
         log.info("revoked certificate %s, reason %s, by %s (%s)", certificate.serial, reason, actor, how)
         return revoked
+
+    async def _note_refusal(self, actor: str, serial: str, reason: str) -> None:
+        event = audit.RevocationRefused(actor=actor, serial_hex=serial, reason=reason)
+        await self._store.note(event, at=self._ambient.now())
 
     async def _issued(self, certificate_der: bytes) -> Certificate:
         try:
@@ -339,12 +366,16 @@ class Certificates:
             raise Problem(ProblemType.MALFORMED, "the certificate was not issued by this CA", status=404)
         return certificate
 
-    async def _right_of(self, account: Account, certificate: Certificate) -> str:
-        if certificate.account_id == account.id:
+    async def _right_of(self, request: AccountRequest | KeyRequest, certificate: Certificate) -> str:
+        """By which path of §7.6 the sender may revoke it, for the audit; a Problem when by none."""
+        if isinstance(request, KeyRequest):
+            if describe_key(_public_key(certificate)).thumbprint == request.key.thumbprint:
+                return "certificate key"
+            raise Problem(ProblemType.UNAUTHORIZED, "the key that signed the request is not the certificate's key")
+        if certificate.account_id == request.account.id:
             return "account"
-        held = await self._store.orders.valid_identifiers(account.id, at=self._ambient.now())
         names = _identifiers(certificate.names)
-        if names and held.issuperset(names):
+        if names and await self._store.orders.holds_all(request.account.id, names, at=self._ambient.now()):
             return "authorizations"
         raise Problem(
             ProblemType.UNAUTHORIZED,
@@ -385,11 +416,9 @@ def _require_same_names(request: CertificateRequest, identifiers: Sequence[Ident
     name or in an extensionRequest attribute … requesting a subjectAltName extension, or both".
     """
     ordered = {identifier.value for identifier in identifiers}
-    if len(request.dns_names) + len(request.ip_addresses) > len(ordered):  # before work is spent on each of them
-        raise Problem(
-            ProblemType.BAD_CSR,
-            f"the CSR has {len(request.dns_names) + len(request.ip_addresses)} names, the order has {len(ordered)}",
-        )
+    count = len({name.lower() for name in request.dns_names}) + len(request.ip_addresses)
+    if count > len(ordered):  # before work is spent on each of them
+        raise Problem(ProblemType.BAD_CSR, f"the CSR has {count} names, the order has {len(ordered)}")
     asked = set(request.ip_addresses)
     for name in request.dns_names:
         try:
@@ -434,6 +463,10 @@ def _split(identifiers: Sequence[Identifier]) -> tuple[tuple[str, ...], tuple[st
         tuple(item.value for item in identifiers if item.type is IdentifierType.DNS),
         tuple(item.value for item in identifiers if item.type is IdentifierType.IP),
     )
+
+
+def _already_revoked() -> Problem:
+    return Problem(ProblemType.ALREADY_REVOKED, "the certificate is revoked already")
 
 
 def _raises(certificate: Certificate, reason: int | None) -> bool:

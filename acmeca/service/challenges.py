@@ -1,15 +1,14 @@
 """Challenges: begin a validation, judge what was seen, roll authorization and order up (RFC 8555 §7.5, §8).
 
 Rule 1: a validation is a durable job before it is work, so that a restart takes it up again.
-Rule 2: one validation per challenge at a time, a bounded number per account and per target, none longer than 30 s.
+Rule 2: one validation per challenge at a time, a bounded number per account, none longer than 30 s; accounts take turns.
+How many go to one target at once is the dialler's to bound: it alone knows the address (`validation/http01.py`).
 Rule 3: control is observed by `validation/`, judged by `acme/challenges.py`, and recorded here.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -20,6 +19,7 @@ from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
 from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
+from acmeca.service.turns import Turns
 from acmeca.storage.errors import StaleError
 from acmeca.storage.store import Store
 
@@ -27,7 +27,10 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 128
 _PER_ACCOUNT: Final = 32
-_PER_TARGET: Final = 4
+_UNFINISHED_PER_ACCOUNT: Final = (
+    200  # begun and not judged; what is beyond is refused, and asked for again by the client
+)
+_RESUMED_AT_ONCE: Final = 1000
 _SECONDS: Final = 30.0
 _AWAITED_SECONDS: Final = 0.25  # how long the answer to a challenge waits, so that a quick outcome needs no poll
 
@@ -47,7 +50,8 @@ class Challenges:
         self._validator = validator
         self._ambient = ambient
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._turns = _Turns()
+        self._unfinished: Counter[str] = Counter()  # by account
+        self._turns = Turns(at_once=_AT_ONCE, per_owner=_PER_ACCOUNT)
 
     async def authorization(self, account: Account, authorization_id: str) -> Authorization:
         """One of the account's authorizations, with the status it has now (§7.1.6: "expired" comes by itself)."""
@@ -73,6 +77,12 @@ class Challenges:
         challenge = authorization.challenge(type_)
         is_pending = challenge is not None and challenge.status is ChallengeStatus.PENDING
         if authorization.status is AuthorizationStatus.PENDING and is_pending:
+            if self._unfinished[account.id] >= _UNFINISHED_PER_ACCOUNT:
+                raise Problem(
+                    ProblemType.RATE_LIMITED,
+                    f"{_UNFINISHED_PER_ACCOUNT} validations of this account are under way; answer this challenge later",
+                    headers={"Retry-After": "10"},
+                )
             try:
                 authorization = await self._store.orders.begin_validation(authorization, type_, at=self._ambient.now())
             except StaleError:  # another request began it
@@ -97,7 +107,7 @@ class Challenges:
     async def resume(self) -> int:
         """Take up the validations that a stopped process left; returns how many were started."""
         started = 0
-        for job in await self._store.orders.validation_jobs():
+        for job in await self._store.orders.validation_jobs(limit=_RESUMED_AT_ONCE):
             if job.authorization.id in self._running:
                 continue
             if job.challenge.status is not ChallengeStatus.PROCESSING or (
@@ -119,10 +129,20 @@ class Challenges:
         await asyncio.gather(*running, return_exceptions=True)
 
     def _start(self, authorization: Authorization, type_: ChallengeType) -> asyncio.Task[None]:
+        running = self._running.get(authorization.id)
+        if running is not None:  # `resume` saw the job before `respond` came here
+            return running
         task = asyncio.create_task(self._validate(authorization, type_), name=f"validation {authorization.id}")
         self._running[authorization.id] = task
-        task.add_done_callback(lambda _: self._running.pop(authorization.id, None))
+        self._unfinished[authorization.account_id] += 1
+        task.add_done_callback(lambda _: self._forget(authorization))
         return task
+
+    def _forget(self, authorization: Authorization) -> None:
+        del self._running[authorization.id]
+        self._unfinished[authorization.account_id] -= 1
+        if not self._unfinished[authorization.account_id]:
+            del self._unfinished[authorization.account_id]
 
     async def _validate(self, authorization: Authorization, type_: ChallengeType) -> None:
         """Observe, judge, record. A failure of ours leaves the job for `resume`; the peer's is an outcome."""
@@ -131,7 +151,7 @@ class Challenges:
         if challenge is None or known is None:
             return
         try:
-            async with self._turns.turn(account=authorization.account_id, target=authorization.identifier.value):
+            async with self._turns.turn(authorization.account_id):
                 async with asyncio.timeout(_SECONDS):
                     observation = await self._validator.observe(authorization.identifier, challenge.token)
             expected = key_authorization(challenge.token, known.key.thumbprint)
@@ -143,43 +163,6 @@ class Challenges:
             log.info("authorization %s was given up while it was validated", authorization.id)
         except Exception:  # no doing of the peer's, so it decides nothing: the job stays
             log.exception("validation of %s cannot be finished now; it is tried again", authorization.identifier)
-
-
-class _Turns:
-    """Bounds how many validations run at once: in all, per account, per target. Waiting is in the order of arrival."""
-
-    def __init__(self) -> None:
-        self._changed = asyncio.Condition()
-        self._accounts: Counter[str] = Counter()
-        self._targets: Counter[str] = Counter()
-        self._all = 0
-
-    @asynccontextmanager
-    async def turn(self, *, account: str, target: str) -> AsyncIterator[None]:
-        async with self._changed:
-            await self._changed.wait_for(self._has_room(account, target))
-            self._all += 1
-            self._accounts[account] += 1
-            self._targets[target] += 1
-        try:
-            yield
-        finally:
-            self._all -= 1
-            _release(self._accounts, account)
-            _release(self._targets, target)
-            async with self._changed:
-                self._changed.notify_all()
-
-    def _has_room(self, account: str, target: str) -> Callable[[], bool]:
-        return lambda: (
-            self._all < _AT_ONCE and self._accounts[account] < _PER_ACCOUNT and self._targets[target] < _PER_TARGET
-        )
-
-
-def _release(counter: Counter[str], key: str) -> None:
-    counter[key] -= 1
-    if not counter[key]:
-        del counter[key]
 
 
 def _evidence(observation: Http01Observation, problem: Problem | None) -> str:

@@ -45,10 +45,13 @@ class Jobs:
         self._status = status
 
     async def prepare(self) -> None:
-        """What has to be done before the first request: finish what a stopped process left, have fresh keys and CRLs."""
-        await self._certificates.finish_unfinished()
+        """What has to be done before the first request: finish what a stopped process left, have fresh keys and CRLs.
+
+        Only without a certificate for the listener and the responders there is nothing to start for.
+        """
+        await _once("unfinished work", self._certificates.finish_unfinished)
         await self._own_certificates.refresh()
-        await self._status.publish_due_crls()
+        await _once("CRLs", self._status.publish_due_crls)
 
     async def run(self) -> None:
         """Do all duties until cancelled. Validations are taken up here: by now the validator knows our own listeners."""

@@ -1,5 +1,6 @@
 """Orders: newOrder and finalize (RFC 8555 §7.4)."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -61,6 +62,9 @@ class Orders:
         order = await self._store.orders.by_id(account.id, order_id)
         if order is None:
             raise Problem(ProblemType.MALFORMED, "there is no such order", status=404)
+        is_open = order.status in {OrderStatus.PENDING, OrderStatus.READY}
+        if is_open and order.expires_at <= self._ambient.now():  # `expire` writes it down in a moment
+            return replace(order, status=OrderStatus.INVALID)
         return order
 
     async def page(self, account: Account, cursor: str | None) -> OrderPage:
@@ -74,7 +78,7 @@ class Orders:
         """
         order = await self.order(account, order_id)
         # Step 1: "A request to finalize an order will result in error if the order is not in the "ready" state."
-        if order.status is not OrderStatus.READY or order.expires_at <= self._ambient.now():
+        if order.status is not OrderStatus.READY:
             raise _not_ready(order)
         try:
             await self._certificates.issue_for_order(account, order, csr_der)
@@ -109,7 +113,7 @@ class Orders:
 def _not_ready(order: Order) -> Problem:
     hint = {
         OrderStatus.PENDING: "complete its authorizations first",
-        OrderStatus.READY: "it has expired; make a new order",
+        OrderStatus.READY: "an authorization of it was given up or has expired; make a new order",
         OrderStatus.PROCESSING: "its certificate is being made; poll the order",
         OrderStatus.VALID: "its certificate was issued; download it",
         OrderStatus.INVALID: "it has failed or expired; make a new order",

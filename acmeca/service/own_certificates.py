@@ -17,8 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from acmeca.acme.identifiers import Identifier, IdentifierType, canonical_dns_name
-from acmeca.errors import NotFound
-from acmeca.keystore.pem import Credential, KeystoreError, load_credential, write_credential
+from acmeca.errors import AcmecaError, NotFound
+from acmeca.keystore.pem import Credential, KeystoreError, UnreadableError, load_credential, write_credential
 from acmeca.pki.ocsp import Responder
 from acmeca.pki.template import Template
 from acmeca.policy.profiles import listener_template, responder_template
@@ -39,7 +39,11 @@ class _Kept:
     credential: Credential
     certificate: x509.Certificate
 
+    def is_valid(self, now: datetime) -> bool:
+        return self.certificate.not_valid_before_utc <= now <= self.certificate.not_valid_after_utc
+
     def is_fresh(self, now: datetime) -> bool:
+        """Rule 2: in the first two thirds of its life."""
         start, end = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
         return start <= now < start + (end - start) * 2 / 3
 
@@ -97,27 +101,44 @@ class OwnCertificates:
     async def _fresh(
         self, path: Path, template: Template, names: tuple[Identifier, ...], signer: SigningIssuer
     ) -> _Kept:
-        """What lies at `path` while it is usable, else a new one."""
+        """What lies at `path` while it is fresh, else a new one; the old one as long as it lives and no new one can be had."""
+        now = self._ambient.now()
         kept = _load(path)
-        if kept is not None and await self._is_usable(kept, template, names, signer):
+        is_ours = kept is not None and await self._is_ours(kept, template, names, signer)
+        if kept is not None and is_ours and kept.is_fresh(now):
             return kept
+        try:
+            return await self._renewed(path, template, names, signer)
+        except (AcmecaError, OSError):
+            if kept is None or not is_ours or not kept.is_valid(now):
+                raise
+            log.exception("the %s certificate cannot be renewed now; it is tried again", template.name)
+            return kept
+
+    async def _renewed(
+        self, path: Path, template: Template, names: tuple[Identifier, ...], signer: SigningIssuer
+    ) -> _Kept:
         key = ec.generate_private_key(ec.SECP256R1())
+        # The key is kept first, so that a disk that takes nothing ends this before anything is signed.
+        waiting = path.with_suffix(".next.pem")
+        write_credential(waiting, Credential(key, ()))
         certificate = await self._certificates.issue_own(template, names, key.public_key(), signer=signer)
         chain = (certificate.der, *self._issuers.chain(signer.id))
         write_credential(path, Credential(key, chain))
+        waiting.unlink()
         log.info(
             "issued the %s certificate %s, valid until %s", template.name, certificate.serial, certificate.not_after
         )
         return _Kept(Credential(key, chain), x509.load_der_x509_certificate(chain[0]))
 
-    async def _is_usable(
+    async def _is_ours(
         self, kept: _Kept, template: Template, names: tuple[Identifier, ...], signer: SigningIssuer
     ) -> bool:
         """Whether the file holds what it should: the key of a certificate that the store knows, for this purpose.
 
         An administrator who revokes one of these gets a new one within a minute.
         """
-        if not kept.is_fresh(self._ambient.now()) or kept.credential.key.public_key() != kept.certificate.public_key():
+        if kept.credential.key.public_key() != kept.certificate.public_key():
             return False
         try:
             recorded = await self._certificates.by_serial(format_serial(kept.certificate.serial_number))
@@ -142,10 +163,13 @@ def _host(base_url: str) -> Identifier:
 
 
 def _load(path: Path) -> _Kept | None:
+    """What lies at `path`; None when there is nothing, or nothing of use. `UnreadableError` when that cannot be seen now."""
     if not path.exists():
         return None
     try:
         credential = load_credential(path)
+    except UnreadableError:
+        raise
     except KeystoreError as error:
         log.warning("%s; a new one is made", error)
         return None

@@ -80,13 +80,13 @@ class Requests:
         self._redeem(request)
         if known.account.status is not AccountStatus.VALID:
             # §7.3.6: "the server MUST reject requests … authorized by that account's key … with … unauthorized"
-            raise Problem(
-                ProblemType.UNAUTHORIZED,
-                f"the account is {known.account.status.value} and can do nothing any more",
-                status=401,
-            )
+            detail = f"the account is {known.account.status.value} and can do nothing any more"
+            await self._accounts.note_refused(known.account, detail)
+            raise Problem(ProblemType.UNAUTHORIZED, detail, status=401)
         if known.is_blocked:
-            raise Problem(ProblemType.UNAUTHORIZED, "the account's key was reported as compromised")
+            detail = "the account's key was reported as compromised"
+            await self._accounts.note_refused(known.account, detail)
+            raise Problem(ProblemType.UNAUTHORIZED, detail)
         return AccountRequest(known.account, verified.payload)
 
     def _key_request(self, request: jws.UnverifiedRequest, key: PublicKey) -> KeyRequest:

@@ -9,6 +9,7 @@ from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
 from acmeca.service.issuers import Issuers
 from acmeca.service.orders import Orders
+from acmeca.service.readiness import Readiness
 from acmeca.service.requests import Requests
 from acmeca.service.status import Status
 from acmeca.urls import Urls
@@ -28,3 +29,4 @@ class Services:
     certificates: Certificates
     issuers: Issuers
     status: Status
+    readiness: Readiness

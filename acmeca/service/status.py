@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+from acmeca import audit
 from acmeca.errors import NotFound
 from acmeca.pki.crl import build_tbs_crl, encode_entry, sign_crl
+from acmeca.pki.errors import PkiError
+from acmeca.pki.issuer import Issuer
 from acmeca.pki.ocsp import (
     UNSUCCESSFUL,
     AnswerError,
@@ -44,7 +47,7 @@ log = logging.getLogger(__name__)
 
 _KEPT_ANSWERS: Final = 100_000  # serials of ours, some 1.5 KiB each
 _KEPT_ENCODINGS: Final = 8
-_KEPT_REQUESTS: Final = 100_000
+_KEPT_REQUESTS: Final = 100_000  # each about a certificate of ours by its issuer and hashes, some 0.5 KiB
 _KEPT_REQUEST_BYTES: Final = 256  # what ordinary clients send takes less than 150
 _MAX_AGE: Final = timedelta(minutes=5)  # how long a cache may hold an answer (DESIGN §6)
 
@@ -113,6 +116,11 @@ class Status:
         for key in [key for key in self._answers if key[0] == issuer_id]:
             del self._answers[key]
 
+    def responder_not_after(self, issuer_id: str) -> datetime | None:
+        """When the issuer's responder certificate ends; None while it has none."""
+        responder = self._responders.get(issuer_id)
+        return None if responder is None else responder.not_after
+
     def forget(self, issuer_id: str, serial: int) -> None:
         """A certificate was revoked: drop what was signed of it, and ask for a new CRL."""
         self._generation += 1
@@ -127,14 +135,13 @@ class Status:
         what was signed before, while that is fresh. Step 4: everything else is signed now.
         """
         now = self._ambient.now()
-        # Step 1
+        # Steps 1 and 2
+        signer = self._issuers.signer(issuer_id)
         try:
-            request = self._parse(issuer_id, request_der)
+            request = self._parse(signer, request_der)
         except MalformedRequestError as error:
             log.debug("malformed OCSP request: %s", error)
             return self._unsuccessful(ResponseStatus.MALFORMED_REQUEST, now)
-        # Step 2
-        signer = self._issuers.signer(issuer_id)
         if signer is None or not any(_is_about(cert_id, signer) for cert_id in request.cert_ids):
             return self._unsuccessful(ResponseStatus.UNAUTHORIZED, now)
         responder = self._responders.get(issuer_id)
@@ -175,12 +182,13 @@ class Status:
         if len(self._answers) > _KEPT_ANSWERS:
             self._answers.popitem(last=False)
 
-    def _parse(self, issuer_id: str, request_der: bytes) -> OcspRequest:
-        key = (issuer_id, request_der)
+    def _parse(self, signer: SigningIssuer | None, request_der: bytes) -> OcspRequest:
+        """The request, as it was read before if it is an ordinary one about a certificate of this issuer."""
+        key = ("" if signer is None else signer.id, request_der)
         request = self._requests.get(key)
         if request is None:
             request = parse_request(request_der)
-            if request.nonce is None and len(request_der) <= _KEPT_REQUEST_BYTES:  # one with a nonce never comes again
+            if signer is not None and len(request_der) <= _KEPT_REQUEST_BYTES and _is_ordinary(request, signer):
                 self._requests[key] = request
                 if len(self._requests) > _KEPT_REQUESTS:
                     self._requests.popitem(last=False)
@@ -191,7 +199,7 @@ class Status:
     ) -> OcspAnswer:
         next_update = min(now + self._settings.ocsp_lifetime, responder.not_after)
         answers = [
-            SingleAnswer(cert_id, await self._status(signer, cert_id), this_update=now, next_update=next_update)
+            SingleAnswer(cert_id, await self._status(signer, cert_id, now), this_update=now, next_update=next_update)
             for cert_id in request.cert_ids
         ]
         body = sign_response(responder=responder, answers=answers, produced_at=now, nonce=request.nonce)
@@ -206,10 +214,11 @@ class Status:
             etag=_etag(body),
         )
 
-    async def _status(self, signer: SigningIssuer, cert_id: AnyCertId) -> CertStatus:
+    async def _status(self, signer: SigningIssuer, cert_id: AnyCertId, now: datetime) -> CertStatus:
         if not isinstance(cert_id, CertId) or not cert_id.matches(signer.issuer):
             return Unknown()
-        return _cert_status(await self._store.certificates.status_of(signer.id, format_serial(cert_id.serial)))
+        found = await self._store.certificates.status_of(signer.id, format_serial(cert_id.serial))
+        return _cert_status(found, now)
 
     def _unsuccessful(self, status: ResponseStatus, now: datetime) -> OcspAnswer:
         body = UNSUCCESSFUL[status]
@@ -233,36 +242,44 @@ class Status:
             crl = await self._store.crls.latest(issuer_id)
             if crl is None:
                 raise NotFound(f"issuer {issuer_id} has no CRL")
-            self._crls[issuer_id] = crl
+            self.use_crl(crl)
         return crl
 
-    async def publish_crl(self, issuer_id: str) -> Crl:
-        """Make, check and publish a CRL of everything revoked so far. Raises `NotFound` for an issuer without a key here."""
+    def use_crl(self, crl: Crl) -> None:
+        """Serve a published CRL from now on, unless a newer one is served already: a read may end after a newer one came."""
+        kept = self._crls.get(crl.issuer_id)
+        if kept is None or kept.number < crl.number:
+            self._crls[crl.issuer_id] = crl
+
+    async def publish_crl(self, issuer_id: str, *, actor: str = audit.SYSTEM) -> Crl:
+        """Make, check and publish a CRL of everything revoked so far; `actor` is who asked for it. Raises `NotFound` for an issuer without a key here."""
         signer = self._issuers.signer(issuer_id)
         if signer is None:
-            raise NotFound(f"there is no issuer {issuer_id} whose key is here; a root's CRL is made where its key is")
+            raise NotFound(
+                f"there is no issuer {issuer_id} whose key is here; a root's CRL is made where its key is, with: "
+                "acmeca crl --root-key FILE"
+            )
         async with self._lock(issuer_id):
-            return await self._publish(signer)
+            return await self._publish(signer, actor=actor)
 
     async def publish_if_due(self, issuer_id: str) -> Crl:
         """Publish when revocations wait or the interval is over; else the newest one, which somebody else just made."""
         signer = self._issuers.signer(issuer_id)
         async with self._lock(issuer_id):
             if signer is not None and await self._is_crl_due(issuer_id):
-                return await self._publish(signer)
+                return await self._publish(signer, actor=audit.SYSTEM)
             return await self.crl(issuer_id)
 
-    async def _publish(self, signer: SigningIssuer) -> Crl:
+    async def _publish(self, signer: SigningIssuer, *, actor: str) -> Crl:
         issuer_id = signer.id
         now = self._ambient.now()
-        draft = await self._store.crls.begin(
-            issuer_id,
-            this_update=now,
-            next_update=min(now + self._settings.crl_lifetime, signer.issuer.not_after),
-        )
+        next_update = min(now + self._settings.crl_lifetime, signer.issuer.not_after)
+        if next_update <= now:  # before a number is taken for what cannot be signed
+            raise PkiError(f"issuer {issuer_id} has expired at {signer.issuer.not_after:%Y-%m-%d}: it signs no CRL")
+        draft = await self._store.crls.begin(issuer_id, this_update=now, next_update=next_update, actor=actor)
         der = await asyncio.to_thread(_sign_crl, signer, draft)  # long with many entries
         try:
-            crl = await self._store.crls.publish(draft, der, at=now)
+            crl = await self._store.crls.publish(draft, der, at=now, actor=actor)
         except StaleError:  # somebody published a newer one, which holds all that this one does
             self._crls.pop(issuer_id, None)
             return await self.crl(issuer_id)
@@ -305,28 +322,41 @@ def format_serial(serial: int) -> str:
     return serial.to_bytes(max(1, (serial.bit_length() + 7) // 8), "big").hex()
 
 
+def _is_ordinary(request: OcspRequest, signer: SigningIssuer) -> bool:
+    """One certificate of this issuer, and no nonce: the same bytes will come again."""
+    return request.nonce is None and len(request.cert_ids) == 1 and _is_about(request.cert_ids[0], signer)
+
+
 def _is_about(cert_id: AnyCertId, signer: SigningIssuer) -> bool:
     return isinstance(cert_id, CertId) and cert_id.matches(signer.issuer)
 
 
-def _cert_status(status: SerialStatus | None) -> CertStatus:
+def _cert_status(status: SerialStatus | None, now: datetime) -> CertStatus:
+    """A revocation is never dated after the answer: Java takes one in the future for none, after the clock was set back."""
     if status is None:
         return Unknown()
     if status.revoked_at is not None:
-        return Revoked(status.revoked_at, status.reason)
+        return Revoked(min(status.revoked_at, now), status.reason)
     return Good() if status.is_signed else Unknown()
 
 
-def _sign_crl(signer: SigningIssuer, draft: CrlDraft) -> bytes:
-    entries = b"".join(encode_entry(int(serial, 16), at, reason) for serial, at, reason in draft.revoked)
-    tbs = build_tbs_crl(
-        issuer=signer.issuer,
+def build_drafted_tbs(draft: CrlDraft, issuer: Issuer) -> bytes:
+    """The TBSCertList of a draft: every draft has one, so that what comes back signed can be compared with it."""
+    # No entry is dated after the CRL itself, for the reason of `_cert_status`.
+    entries = b"".join(
+        encode_entry(int(serial, 16), min(at, draft.this_update), reason) for serial, at, reason in draft.revoked
+    )
+    return build_tbs_crl(
+        issuer=issuer,
         number=draft.number,
         this_update=draft.this_update,
         next_update=draft.next_update,
         entries=entries,
     )
-    return sign_crl(tbs, signer.issuer, signer.key)
+
+
+def _sign_crl(signer: SigningIssuer, draft: CrlDraft) -> bytes:
+    return sign_crl(build_drafted_tbs(draft, signer.issuer), signer.issuer, signer.key)
 
 
 def _etag(body: bytes) -> str:

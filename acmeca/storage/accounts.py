@@ -12,7 +12,7 @@ from acmeca.acme.objects import Account
 from acmeca.acme.states import ACCOUNT_MOVES, AccountStatus, require_move
 from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Reader, Row, Transaction
-from acmeca.storage.errors import StaleError
+from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.times import from_seconds, to_seconds
 
 
@@ -29,13 +29,19 @@ class Accounts:
     async def by_thumbprint(self, thumbprint: str) -> Account | None:
         return await _by_thumbprint(self._database, thumbprint)
 
-    async def create(self, account: Account) -> Account:
-        """Store a new account, or return the one that has its key already (§7.3.1), whoever came first."""
+    async def create(self, account: Account, *, spki_sha256: bytes) -> Account:
+        """Store a new account, or return the one that has its key already (§7.3.1), whoever came first.
+
+        A key that was certified raises `KeyRefusedError`: certificate keys and account keys are never the same (RFC 8555
+        §11.1). `spki_sha256` is the digest of its SubjectPublicKeyInfo, as certificates are kept by.
+        """
 
         async def body(tx: Transaction) -> Account:
             existing = await _by_thumbprint(tx, account.thumbprint)
             if existing is not None:
                 return existing
+            if await tx.fetch_one("SELECT 1 FROM certificates WHERE spki_sha256 = $1", spki_sha256) is not None:
+                raise KeyRefusedError("it is the key of a certificate; make a new key for the account")
             await tx.execute(
                 "INSERT INTO accounts (id, thumbprint, jwk, status, contact, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
                 account.id,

@@ -19,11 +19,12 @@ from acmeca.acme.states import ORDER_MOVES, OrderStatus, require_move
 from acmeca.pki.signing import certificate_from_tbs
 from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Reader, Row, Transaction, Value
-from acmeca.storage.errors import StaleError
+from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.orders import close_order
 from acmeca.storage.times import from_seconds, to_seconds
 
 KEY_COMPROMISE = 1  # RFC 5280 §5.3.1
+_CLOCK_STEP = 3600  # seconds; a CRL from further ahead was made with a wrong clock
 
 
 class CertificateStatus(StrEnum):
@@ -92,10 +93,6 @@ class Search:
     status: CertificateStatus | None = None
     expires_before: datetime | None = None
     limit: int = 100
-
-
-class KeyRefusedError(Exception):
-    """A key that must not be certified: it is an account's, or it was blocked. The text says which."""
 
 
 class Certificates:
@@ -187,6 +184,34 @@ class Certificates:
         )
         return [await _certificate(self._database, row) for row in rows]
 
+    async def obstacle(self, certificate: Certificate, *, thumbprint: str, at: datetime) -> str | None:
+        """What forbids the signature of a recorded certificate now, though it was allowed when it was recorded; or None.
+
+        Everything that `record` asked, asked again: the certified key and the account's key are not blocked, the account
+        and each authorization of the order are valid, the certificate was not revoked meanwhile.
+        """
+        row = await self._database.fetch_one(
+            "SELECT c.revoked_at IS NOT NULL AS is_revoked,"
+            " EXISTS (SELECT 1 FROM blocked_keys b WHERE b.spki_sha256 = c.spki_sha256 OR b.thumbprint = $2) AS is_key_blocked,"
+            " EXISTS (SELECT 1 FROM accounts a WHERE a.id = c.account_id AND (a.status <> 'valid'"
+            " OR a.thumbprint IN (SELECT thumbprint FROM blocked_keys))) AS is_account_shut,"
+            " EXISTS (SELECT 1 FROM order_authorizations oa JOIN authorizations a ON a.id = oa.authorization_id"
+            " WHERE oa.order_id = c.order_id AND (a.status <> 'valid' OR a.expires_at <= $3)) AS is_unauthorized"
+            " FROM certificates c WHERE c.id = $1",
+            certificate.id,
+            thumbprint,
+            to_seconds(at),
+        )
+        if row is None:
+            return "the record is gone"
+        obstacles = {
+            "is_revoked": "the certificate was revoked before it was finished",
+            "is_key_blocked": "the key was reported as compromised",
+            "is_account_shut": "the account was shut meanwhile",
+            "is_unauthorized": "an authorization was given up or has expired meanwhile",
+        }
+        return next((reason for column, reason in obstacles.items() if row[column]), None)
+
     async def by_id(self, account_id: str, certificate_id: str) -> Certificate | None:
         """A signed certificate of this account."""
         row = await self._database.fetch_one(
@@ -223,20 +248,32 @@ class Certificates:
         return [await _certificate(self._database, row) for row in rows]
 
     async def revoke(
-        self, certificate: Certificate, *, reason: int | None, thumbprint: str, actor: str, how: str, at: datetime
+        self,
+        certificate: Certificate,
+        *,
+        reason: int | None,
+        may_raise: bool,
+        thumbprint: str,
+        actor: str,
+        how: str,
+        at: datetime,
     ) -> Certificate:
-        """Revoke, or raise the reason of a revoked certificate to keyCompromise; `StaleError` when neither is possible.
+        """Revoke, or, if that is allowed (`may_raise`), raise the reason of a revoked certificate to keyCompromise.
 
-        The time is `at`, but never before the newest CRL's thisUpdate: a relying party that holds that CRL could
-        otherwise read a revocation into its past (RULES §5). `how` is the path that allowed it, for the audit. keyCompromise blocks the key in the same transaction.
+        `StaleError` when neither is possible. The time is `at`, but not before the newest CRL's thisUpdate: a relying party
+        that holds that CRL could otherwise read a revocation into its past (RULES §5). A CRL from further in the future does
+        not count: the clock was wrong then, and a revocation dated after now is no revocation to many verifiers. `how` is
+        the path that allowed it, for the audit. keyCompromise blocks the key in the same transaction.
         """
 
         async def body(tx: Transaction) -> Certificate:
             row = await tx.fetch_one(
-                "SELECT COALESCE(MAX(this_update), 0) AS floor FROM crls WHERE issuer_id = $1", certificate.issuer_id
+                "SELECT COALESCE(MAX(this_update), 0) AS floor FROM crls WHERE issuer_id = $1 AND this_update <= $2",
+                certificate.issuer_id,
+                to_seconds(at) + _CLOCK_STEP,
             )
             revoked_at = max(to_seconds(at), row["floor"] if row is not None else 0)
-            await _set_revoked(tx, certificate.id, reason, revoked_at)
+            await _set_revoked(tx, certificate.id, reason, revoked_at, may_raise=may_raise)
             if reason == KEY_COMPROMISE:
                 await tx.execute(
                     "INSERT INTO blocked_keys (spki_sha256, thumbprint, blocked_at, serial) VALUES ($1, $2, $3, $4)"
@@ -328,9 +365,11 @@ async def _insert(tx: Transaction, certificate: Certificate) -> None:
         )
 
 
-async def _set_revoked(tx: Transaction, certificate_id: str, reason: int | None, revoked_at: int) -> None:
+async def _set_revoked(
+    tx: Transaction, certificate_id: str, reason: int | None, revoked_at: int, *, may_raise: bool
+) -> None:
     condition = "revoked_at IS NULL"
-    if reason == KEY_COMPROMISE:  # the one lawful change of a reason
+    if may_raise and reason == KEY_COMPROMISE:  # the one lawful change of a reason
         condition = "(revoked_at IS NULL OR revocation_reason IS NULL OR revocation_reason <> 1)"
     changed = await tx.execute(
         "UPDATE certificates SET revoked_at = COALESCE(revoked_at, $1), revocation_reason = $2,"

@@ -70,8 +70,20 @@ class Crls:
         )
         return 0 if row is None else int(row["pending"])
 
-    async def begin(self, issuer_id: str, *, this_update: datetime, next_update: datetime) -> CrlDraft:
-        """Take the next number and fix the CRL's content.
+    async def oldest_pending_revocation(self, issuer_id: str) -> datetime | None:
+        """When the oldest revocation happened that the newest published CRL does not hold yet; None when it holds all."""
+        row = await self._database.fetch_one(
+            "SELECT MIN(revoked_at) AS oldest FROM certificates WHERE issuer_id = $1 AND revoked_at IS NOT NULL"
+            " AND revocation_sequence > (SELECT COALESCE(MAX(through_sequence), 0) FROM crls"
+            " WHERE issuer_id = $1 AND der IS NOT NULL)",
+            issuer_id,
+        )
+        return None if row is None else from_seconds(row["oldest"])
+
+    async def begin(
+        self, issuer_id: str, *, this_update: datetime, next_update: datetime, actor: str = audit.SYSTEM
+    ) -> CrlDraft:
+        """Take the next number, fix the CRL's content, and write down that it will be signed; `actor` is who asked for it.
 
         RFC 5280 §3.3: "An entry MUST NOT be removed from the CRL until it appears on one regularly scheduled CRL issued
         beyond the revoked certificate's validity period." So an entry stays unless the newest published CRL was issued after
@@ -89,21 +101,8 @@ class Crls:
             )
             if row is None:
                 raise StaleError("an aggregate without a row")
-            published = await tx.fetch_one(
-                "SELECT this_update, through_sequence FROM crls WHERE issuer_id = $1 AND der IS NOT NULL"
-                " AND this_update <= $2 ORDER BY number DESC LIMIT 1",
-                issuer_id,
-                started,
-            )
             number = max(row["number"] + 1, started)
-            revoked = await tx.fetch_all(
-                "SELECT serial, revoked_at, revocation_reason FROM certificates WHERE issuer_id = $1"
-                " AND revoked_at IS NOT NULL AND (not_after >= $2 OR revocation_sequence > $3)"
-                " ORDER BY revocation_sequence",
-                issuer_id,
-                0 if published is None else published["this_update"],
-                0 if published is None else published["through_sequence"],
-            )
+            revoked = await _revoked(tx, issuer_id, at=started, through_sequence=row["through"])
             await tx.execute(
                 "INSERT INTO crls (issuer_id, number, this_update, next_update, through_sequence, entries)"
                 " VALUES ($1, $2, $3, $4, $5, $6)",
@@ -114,20 +113,52 @@ class Crls:
                 row["through"],
                 len(revoked),
             )
+            event = audit.CrlRecorded(actor=actor, issuer_id=issuer_id, number=number, entries=len(revoked))
+            await append(tx, writer=self._writer, at=this_update, event=event)
             return CrlDraft(
                 issuer_id=issuer_id,
                 number=number,
                 this_update=from_seconds(started),
                 next_update=from_seconds(to_seconds(next_update)),
                 through_sequence=row["through"],
-                revoked=tuple(
-                    (item["serial"], from_seconds(item["revoked_at"]), item["revocation_reason"]) for item in revoked
-                ),
+                revoked=revoked,
             )
 
         return await self._database.write(body)
 
-    async def publish(self, draft: CrlDraft, der: bytes, *, at: datetime) -> Crl:
+    async def begun(self, issuer_id: str, number: int) -> CrlDraft:
+        """A draft that `begin` made before, in another process perhaps; `StaleError` when it is of no use any more.
+
+        That is so when it was never begun, when it or a newer one was published, and when its content cannot be told again,
+        as a reason was raised since.
+        """
+
+        async def body(tx: Transaction) -> CrlDraft:
+            row = await tx.fetch_one(
+                "SELECT this_update, next_update, through_sequence, entries FROM crls WHERE issuer_id = $1 AND number = $2"
+                " AND der IS NULL AND NOT EXISTS"
+                " (SELECT 1 FROM crls n WHERE n.issuer_id = $1 AND n.number > $2 AND n.der IS NOT NULL)",
+                issuer_id,
+                number,
+            )
+            if row is None:
+                raise StaleError(f"CRL {number} of issuer {issuer_id} was never begun, or was overtaken")
+            through = row["through_sequence"]
+            revoked = await _revoked(tx, issuer_id, at=row["this_update"], through_sequence=through)
+            if len(revoked) != row["entries"]:
+                raise StaleError(f"what CRL {number} of issuer {issuer_id} lists was changed since it was begun")
+            return CrlDraft(
+                issuer_id=issuer_id,
+                number=number,
+                this_update=from_seconds(row["this_update"]),
+                next_update=from_seconds(row["next_update"]),
+                through_sequence=through,
+                revoked=revoked,
+            )
+
+        return await self._database.write(body)
+
+    async def publish(self, draft: CrlDraft, der: bytes, *, at: datetime, actor: str = audit.SYSTEM) -> Crl:
         """Publish what was signed; `StaleError` when a higher number was published meanwhile."""
 
         async def body(tx: Transaction) -> Crl:
@@ -147,7 +178,7 @@ class Crls:
                 _KEPT,
             )
             event = audit.CrlSigned(
-                actor=audit.SYSTEM, issuer_id=draft.issuer_id, number=draft.number, entries=len(draft.revoked)
+                actor=actor, issuer_id=draft.issuer_id, number=draft.number, entries=len(draft.revoked)
             )
             await append(tx, writer=self._writer, at=at, event=event)
             return Crl(
@@ -161,6 +192,28 @@ class Crls:
             )
 
         return await self._database.write(body)
+
+
+async def _revoked(
+    tx: Transaction, issuer_id: str, *, at: int, through_sequence: int
+) -> tuple[tuple[str, datetime, int | None], ...]:
+    """What a CRL of this thisUpdate (Unix seconds) lists, of the revocations up to `through_sequence` (see `Crls.begin`)."""
+    published = await tx.fetch_one(
+        "SELECT this_update, through_sequence FROM crls WHERE issuer_id = $1 AND der IS NOT NULL"
+        " AND this_update <= $2 ORDER BY number DESC LIMIT 1",
+        issuer_id,
+        at,
+    )
+    rows = await tx.fetch_all(
+        "SELECT serial, revoked_at, revocation_reason FROM certificates WHERE issuer_id = $1"
+        " AND revoked_at IS NOT NULL AND (not_after >= $2 OR revocation_sequence > $3) AND revocation_sequence <= $4"
+        " ORDER BY revocation_sequence",
+        issuer_id,
+        0 if published is None else published["this_update"],
+        0 if published is None else published["through_sequence"],
+        through_sequence,
+    )
+    return tuple((row["serial"], from_seconds(row["revoked_at"]), row["revocation_reason"]) for row in rows)
 
 
 async def insert_published(tx: Transaction, crl: Crl, *, writer: str, at: datetime) -> None:

@@ -29,6 +29,10 @@ class StaleError(StorageError):
     """A compare-and-swap lost: the row is no longer in the state it was read in. Raised by the stores, not the driver."""
 
 
+class KeyRefusedError(StorageError):
+    """A key that must not be certified or have an account: it is in use as the other, or it was blocked. The text says which."""
+
+
 class LockedError(StorageError):
     """Another process works in the data directory. `pid` is what it wrote down, or None when that cannot be read."""
 

@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
+from typing import Final
 
 from acmeca import audit
 from acmeca.acme.identifiers import Identifier, IdentifierType
@@ -28,6 +30,8 @@ from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Reader, Row, Transaction
 from acmeca.storage.errors import StaleError
 from acmeca.storage.times import from_seconds, to_seconds
+
+_NOTED_REFUSALS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,13 @@ class Orders:
         await self._database.write(body)
 
     async def record_refusal(self, account_id: str, reasons: Mapping[str, str], *, at: datetime) -> None:
-        """Write down that an order was refused, and why, by name."""
-        event = audit.OrderRefused(actor=audit.account_actor(account_id), account_id=account_id, reasons=dict(reasons))
+        """Write down that an order was refused, and why, for the first names: one request must not fill the disk."""
+        event = audit.OrderRefused(
+            actor=audit.account_actor(account_id),
+            account_id=account_id,
+            refused=len(reasons),
+            reasons=dict(islice(reasons.items(), _NOTED_REFUSALS)),
+        )
 
         async def body(tx: Transaction) -> None:
             await append(tx, writer=self._writer, at=at, event=event)
@@ -128,20 +137,21 @@ class Orders:
         )
         return None if row is None else _authorization(row)
 
-    async def valid_identifiers(self, account_id: str, *, at: datetime) -> frozenset[Identifier]:
-        """What the account holds valid, unexpired authorizations for; a wildcard's keeps its `*.` (§7.6)."""
-        rows = await self._database.fetch_all(
-            "SELECT DISTINCT identifier_type, identifier_value, wildcard FROM authorizations"
-            " WHERE account_id = $1 AND status = 'valid' AND expires_at > $2",
-            account_id,
-            to_seconds(at),
-        )
-        return frozenset(
-            Identifier(
-                IdentifierType(row["identifier_type"]), ("*." if row["wildcard"] else "") + row["identifier_value"]
+    async def holds_all(self, account_id: str, identifiers: Sequence[Identifier], *, at: datetime) -> bool:
+        """Whether the account holds valid, unexpired authorizations for all of them (§7.6); a wildcard needs its own."""
+        for identifier in identifiers:
+            row = await self._database.fetch_one(
+                "SELECT 1 FROM authorizations WHERE account_id = $1 AND identifier_value = $2 AND identifier_type = $3"
+                " AND status = 'valid' AND wildcard = $4 AND expires_at > $5 LIMIT 1",
+                account_id,
+                identifier.base.value,
+                identifier.type.value,
+                int(identifier.is_wildcard),
+                to_seconds(at),
             )
-            for row in rows
-        )
+            if row is None:
+                return False
+        return True
 
     async def begin_validation(
         self, authorization: Authorization, challenge_type: ChallengeType, *, at: datetime
@@ -161,11 +171,12 @@ class Orders:
         await self._database.write(body)
         return moved
 
-    async def validation_jobs(self) -> list[ValidationJob]:
-        """Every validation that was begun and has no outcome, oldest first."""
+    async def validation_jobs(self, *, limit: int = 1000) -> list[ValidationJob]:
+        """The oldest validations that were begun and have no outcome, at most `limit`."""
         rows = await self._database.fetch_all(
             f"SELECT {_AUTHORIZATION}, j.challenge_type FROM validation_jobs j"
-            " JOIN authorizations a ON a.id = j.authorization_id ORDER BY j.created_at, a.id"
+            " JOIN authorizations a ON a.id = j.authorization_id ORDER BY j.created_at, a.id LIMIT $1",
+            limit,
         )
         jobs = []
         for row in rows:

@@ -14,7 +14,7 @@ from acmeca.acme import payloads
 from acmeca.acme.jws import is_post_as_get
 from acmeca.acme.objects import Authorization, Order, dump_json
 from acmeca.acme.problem import Problem, ProblemType
-from acmeca.acme.states import AuthorizationStatus, ChallengeStatus, OrderStatus
+from acmeca.acme.states import AuthorizationStatus, OrderStatus
 from acmeca.service.requests import AccountRequest
 from acmeca.service.services import Services
 from acmeca.urls import Paths
@@ -188,10 +188,7 @@ class AcmeResources:
         challenge = authorization.challenge(type_)
         if challenge is None:  # the service has refused it before
             raise Problem(ProblemType.MALFORMED, "there is no such challenge", status=404)
-        waits = challenge.status in {ChallengeStatus.PENDING, ChallengeStatus.PROCESSING}
-        response = _json(
-            challenge.to_json(self._urls.challenge(authorization.id, type_)), headers=_RETRY_AFTER if waits else None
-        )
+        response = _json(challenge.to_json(self._urls.challenge(authorization.id, type_)), headers=_RETRY_AFTER)
         # §7.5.1: "the server MUST provide … a Link header with relation "up" to the authorization" in its example; certbot
         # refuses an answer without it.
         response.headers.add("Link", f'<{self._urls.authorization(authorization.id)}>;rel="up"')

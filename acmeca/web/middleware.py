@@ -16,6 +16,7 @@ from acmeca.acme.problem import Problem, ProblemType
 from acmeca.errors import Busy
 from acmeca.quoting import quote_input
 from acmeca.service.services import Services
+from acmeca.storage.errors import StorageError
 from acmeca.urls import Paths
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,12 @@ def acme_middleware(services: Services) -> Middleware:
         except Busy as busy:
             response = _rendered(
                 Problem(ProblemType.SERVER_INTERNAL, str(busy), status=503, headers={"Retry-After": "5"})
+            )
+        except StorageError:
+            log.exception("%s %s: the store failed", request.method, quote_input(request.raw_path))
+            detail = "the server cannot write now; nothing was changed, try again later"
+            response = _rendered(
+                Problem(ProblemType.SERVER_INTERNAL, detail, status=503, headers={"Retry-After": "30"})
             )
         except Exception:
             log.exception("%s %s: unexpected failure", request.method, quote_input(request.raw_path))

@@ -50,6 +50,7 @@ class StatusResources:
         app.router.add_get(Paths.BUNDLE, self.bundle)
         app.router.add_get(Paths.ROOTS, self.roots)
         app.router.add_get(Paths.HEALTH_LIVE, self.live)
+        app.router.add_get(Paths.HEALTH_READY, self.ready)
 
     async def ocsp_by_post(self, request: web.Request) -> web.Response:
         """RFC 6960 §A.1: the body is the request. Its Content-Type is not looked at: there is nothing else it could be."""
@@ -105,6 +106,12 @@ class StatusResources:
         """The event loop turns. Whether everything behind it works is not asked here."""
         return web.Response(text="live\n", headers={"Cache-Control": "no-store"})
 
+    async def ready(self, _: web.Request) -> web.Response:
+        """RULES §5: "What is stale makes readiness fail well before nextUpdate." A line for each fault."""
+        faults = await self._services.readiness.faults()
+        text = "".join(f"{fault}\n" for fault in faults) or "ready\n"
+        return web.Response(status=503 if faults else 200, text=text, headers={"Cache-Control": "no-store"})
+
     def _certificate(self, request: web.Request) -> bytes:
         issuer_id = request.match_info["issuer_id"]
         stored = self._services.issuers.stored(issuer_id)
@@ -114,6 +121,7 @@ class StatusResources:
 
 
 _LONG_LIVED: Final = {"Cache-Control": "max-age=86400, public, no-transform"}  # a certificate never changes
+_NOT_KEPT: Final = {"Cache-Control": "no-store"}
 _SHORT_LIVED: Final = {"Cache-Control": "max-age=300, public, no-transform"}
 
 
@@ -123,8 +131,9 @@ async def status_middleware(request: web.Request, handler: Handler) -> web.Strea
     try:
         return await handler(request)
     except NotFound:  # its text repeats what the client sent
-        return web.Response(status=404, text="there is nothing at this URL\n")
-    except web.HTTPException:
+        return web.Response(status=404, text="there is nothing at this URL\n", headers=_NOT_KEPT)
+    except web.HTTPException as error:
+        error.headers.update(_NOT_KEPT)  # a cache may keep a 404 or a 405 that says nothing about it (RFC 9110 §15.1)
         raise
     except Exception:
         log.exception("%s %s: unexpected failure", request.method, quote_input(request.raw_path))

@@ -226,22 +226,12 @@ class TestSection736:
 
 
 class TestSection111:
-    async def test_a_blocked_key(self, ca: RunningCa, client: AcmeClient) -> None:
-        """RULES §1: "A blocked key (revoked for keyCompromise) is refused everywhere except when it signs its own revocation"."""
-        issued = await client.issue("blocked.localhost")
-        key = certificate_key(issued)
-        owner = await ca.client(key)  # the same key as an account's: nothing forbids that order of things
-        order = await owner.ready_order("blocked-2.localhost")
-        (await client.revoke(issued.der, reason=1, key=key)).ok()
-        (await owner.new_account()).refused("badPublicKey", 400)
-        (await owner.new_account(onlyReturnExisting=True)).refused("badPublicKey", 400)
-        for answer in (
-            await owner.post(owner.account_url),
-            await owner.post(order.url),
-            await owner.finalize(order),
-            await owner.order_answer("blocked-3.localhost"),
-        ):
-            answer.refused("unauthorized", 403)
+    async def test_a_certified_key(self, ca: RunningCa, client: AcmeClient) -> None:
+        """§11.1: keys of certificates and of accounts are never the same, whichever came first."""
+        issued = await client.issue("certified.localhost")
+        fresh = await ca.client(SigningKey(certificate_key(issued).private, "ES256"), register=False)
+        (await fresh.new_account()).refused("badPublicKey", 400)
+        assert fresh.key.thumbprint in (await ca.events("account.refused"))[-1]
 
     async def test_a_blocked_key_makes_no_account(self, client: AcmeClient, ca: RunningCa) -> None:
         issued = await client.issue("blocked-4.localhost")

@@ -63,13 +63,16 @@ def validator(port: int) -> Http01Validator:
         resolver=Loopback(),
         allowed_networks=(ip_network("127.0.0.1/32"), ip_network("::1/128")),
         own_endpoints=nobody,
+        own_urls=(),
         user_agent="test",
         http_port=port,
     )
 
 
 def seen(body: bytes, status: int = 200) -> Http01Observation:
-    hop = Hop("http://example.org/", attempts=(Attempt("192.0.2.1:80", None),), status=status)
+    hop = Hop(
+        "http://example.org/", "http://example.org", NAME, attempts=(Attempt("192.0.2.1:80", None),), status=status
+    )
     return Http01Observation(NAME, (hop,), body=body, body_complete=True)
 
 
@@ -113,7 +116,9 @@ class TestSection8_3:  # noqa: N801  (the section's number)
         target = build_target(NAME, TOKEN, port=80)
         assert target.url == f"http://example.org/.well-known/acme-challenge/{TOKEN}"
         assert (target.scheme, target.port) == ("http", 80)
-        default = Http01Validator(resolver=Loopback(), allowed_networks=(), own_endpoints=nobody, user_agent="test")
+        default = Http01Validator(
+            resolver=Loopback(), allowed_networks=(), own_endpoints=nobody, own_urls=(), user_agent="test"
+        )
         assert default._http_port == 80
 
     async def test_the_example(self) -> None:

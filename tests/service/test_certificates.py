@@ -126,7 +126,7 @@ class TestRecordFirst:
         order = await client.ready_order("b.localhost")
         ca.clock.moment = ca.issuer.certificate.not_valid_after_utc + timedelta(seconds=1)
         await ca.execute("UPDATE orders SET expires_at = expires_at + 864000")
-        (await client.finalize(order)).refused("rejectedIdentifier", 403)
+        (await client.finalize(order)).refused("serverInternal", 503)
 
 
 class TestUnfinished:

@@ -8,7 +8,7 @@ import pytest
 from acmeca.acme.challenges import Http01Observation
 from acmeca.acme.identifiers import Identifier
 from acmeca.service import challenges
-from acmeca.service.challenges import Validator, _Turns
+from acmeca.service.challenges import Validator
 from acmeca.storage.errors import StorageError
 from tests.support.acme_client import AcmeClient
 from tests.support.server import GatedValidator, RunningCa, ca_site, running_ca, until
@@ -149,11 +149,11 @@ async def test_none_longer_than_its_time(monkeypatch: pytest.MonkeyPatch, caplog
         running = ca.services.challenges._running
         await until(lambda: not running, what="the end of the validation")
         assert "cannot be finished now" in caplog.text
-        assert ca.services.challenges._turns._all == 0
+        assert not ca.services.challenges._turns._taken
 
 
-async def test_bounded_by_target(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RULES §3: "per-account and per-target limits"."""
+async def test_bounded_by_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RULES §3: "per-account … limits": so many at once, so many waiting, and `rateLimited` for what is beyond."""
     gates: list[GatedValidator] = []
 
     def gated(inner: Validator) -> Validator:
@@ -161,63 +161,40 @@ async def test_bounded_by_target(monkeypatch: pytest.MonkeyPatch) -> None:
         return gates[0]
 
     monkeypatch.setattr(challenges, "_AWAITED_SECONDS", 0.0)
+    monkeypatch.setattr(challenges, "_PER_ACCOUNT", 2)
+    monkeypatch.setattr(challenges, "_UNFINISHED_PER_ACCOUNT", 5)
     async with running_ca(validator=gated) as ca:
-        clients = [await ca.client() for _ in range(7)]
-        urls = [(client, (await begun(client, "a.localhost"))[0]) for client in clients]
-        await until(lambda: gates[0].begun == 4, what="four validations of one target")
-        for _ in range(50):
-            await asyncio.sleep(0)
-        assert gates[0].begun == 4
+        client, other = await ca.client(), await ca.client()
+        urls = [(client, (await begun(client, f"a{number}.localhost"))[0]) for number in range(5)]
+        order = await client.new_order("beyond.localhost")
+        challenge = await client.challenge(order.authorizations[0])
+        client.provision(challenge)
+        refused = (await client.respond(challenge)).refused("rateLimited", 429)
+        assert int(refused.headers["Retry-After"]) > 0
+        urls.append((other, (await begun(other, "b.localhost"))[0]))  # somebody else is not held up
+        await until(lambda: gates[0].begun == 3, what="two of one account and one of the other")
         gates[0].gate.set()
-        for client, url in urls:
-            assert (await client.final(url))["status"] == "valid"
-        assert gates[0].begun == 7
+        for owner, url in urls:
+            assert (await owner.final(url))["status"] == "valid"
+        (await client.respond(challenge)).ok()
+        assert (await client.final(order.authorizations[0]))["status"] == "valid"
 
 
-class TestTurns:
-    async def test_limits(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(challenges, "_AT_ONCE", 3)
-        monkeypatch.setattr(challenges, "_PER_ACCOUNT", 2)
-        monkeypatch.setattr(challenges, "_PER_TARGET", 2)
-        turns = _Turns()
-        running: list[tuple[str, str]] = []
-        most: list[int] = []
-        leave = asyncio.Event()
+async def test_one_validation_however_it_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RULES §3: "One validation per challenge at a time", also when the sweep finds the job before its request goes on."""
+    async with running_ca(duties=False) as ca:
+        client = await ca.client()
+        begin = ca.store.orders.begin_validation
 
-        async def work(account: str, target: str) -> None:
-            async with turns.turn(account=account, target=target):
-                running.append((account, target))
-                most.append(len(running))
-                for member, limit in ((0, 2), (1, 2)):
-                    values = [item[member] for item in running]
-                    assert max(values.count(value) for value in values) <= limit
-                await leave.wait()
-                await asyncio.sleep(0)
-                running.remove((account, target))
+        async def begin_and_sweep(*args: object, **kwargs: object) -> object:
+            moved = await begin(*args, **kwargs)  # type: ignore[arg-type]
+            assert await ca.services.challenges.resume() == 1
+            return moved
 
-        tasks = [asyncio.create_task(work(account, target)) for account in "abc" for target in "xyz" for _ in range(3)]
-        await until(lambda: len(running) == 3, what="three at once")
-        leave.set()
-        await asyncio.gather(*tasks)
-        assert max(most) == 3
-        assert (turns._all, turns._accounts, turns._targets) == (0, {}, {})
-
-    async def test_a_turn_is_given_back_by_a_failure_and_a_cancellation(self) -> None:
-        turns = _Turns()
-        with pytest.raises(ZeroDivisionError):
-            async with turns.turn(account="a", target="x"):
-                raise ZeroDivisionError
-
-        async def wait() -> None:
-            async with turns.turn(account="a", target="x"):
-                await asyncio.Event().wait()
-
-        tasks = [asyncio.create_task(wait()) for _ in range(6)]
-        await until(lambda: turns._targets["x"] == 4, what="four turns")
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert (turns._all, turns._accounts, turns._targets) == (0, {}, {})
+        monkeypatch.setattr(ca.store.orders, "begin_validation", begin_and_sweep)
+        (url,) = await begun(client, "a.localhost")
+        assert (await client.final(url))["status"] == "valid"
+        assert len(ca.site.responder.requests) == 1
 
 
 async def test_own_listeners_are_never_asked(ca: RunningCa) -> None:

@@ -126,7 +126,7 @@ async def test_no_audit_no_order(ca: RunningCa, monkeypatch: pytest.MonkeyPatch)
         raise StorageError("the audit cannot be written")
 
     monkeypatch.setattr("acmeca.storage.certificates.append", fail)
-    (await client.finalize(order)).refused("serverInternal", 500)
+    (await client.finalize(order)).refused("serverInternal", 503)
     assert leaf_signatures(ca.site.issuer_key) == signed
     assert (await client.order(order.url)).status == "ready"
     monkeypatch.undo()

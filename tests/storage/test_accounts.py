@@ -9,9 +9,21 @@ import pytest
 from acmeca.acme.objects import ChallengeType
 from acmeca.acme.states import AccountStatus, AuthorizationStatus, OrderStatus
 from acmeca.storage import audit
-from acmeca.storage.errors import StaleError
+from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.store import Store
-from tests.support.stored import NOW, account, change, kept_account, kept_order, open_store, ready_order, rows
+from tests.support.stored import (
+    NOW,
+    account,
+    change,
+    issued_certificate,
+    kept_account,
+    kept_order,
+    open_store,
+    ready_order,
+    rows,
+)
+
+SPKI = bytes(32)  # the digest of a key that no certificate has
 
 
 @pytest.fixture
@@ -22,7 +34,7 @@ async def store() -> AsyncIterator[Store]:
 
 async def test_kept_as_it_was_given(store: Store) -> None:
     made = account(contact=("mailto:a@example.org", "mailto:\u00fc@example.org"), jwk='{"kty":"EC"}')
-    assert await store.accounts.create(made) == made
+    assert await store.accounts.create(made, spki_sha256=SPKI) == made
     assert await store.accounts.by_id(made.id) == made
     assert await store.accounts.by_thumbprint(made.thumbprint) == made
 
@@ -35,7 +47,7 @@ async def test_absent(store: Store) -> None:
 async def test_one_key_one_account(store: Store) -> None:
     """RFC 8555 §7.3.1, also when many come at once: whoever came first is what all get."""
     made = [account(thumbprint="the same") for _ in range(20)]
-    kept = await asyncio.gather(*(store.accounts.create(item) for item in made))
+    kept = await asyncio.gather(*(store.accounts.create(item, spki_sha256=SPKI) for item in made))
     assert len({item.id for item in kept}) == 1
     assert await rows(store, "SELECT COUNT(*) FROM accounts") == [(1,)]
     assert await rows(store, "SELECT COUNT(*) FROM audit WHERE kind = 'account.created'") == [(1,)]
@@ -56,7 +68,7 @@ async def test_deactivated_for_good(store: Store) -> None:
     for again in (store.accounts.deactivate(made.id, at=NOW), store.accounts.replace_contact(made.id, (), at=NOW)):
         with pytest.raises(StaleError):
             await again
-    assert await store.accounts.create(account(thumbprint=made.thumbprint)) == gone
+    assert await store.accounts.create(account(thumbprint=made.thumbprint), spki_sha256=SPKI) == gone
 
 
 @pytest.mark.parametrize("status", ["deactivated", "revoked"])
@@ -109,3 +121,11 @@ async def test_audit(store: Store) -> None:
     kinds = await rows(store, "SELECT kind FROM audit WHERE subject = $1 ORDER BY sequence", made.id)
     assert kinds == [("account.created",), ("account.updated",), ("account.deactivated",)]
     assert await audit.verify(store.database) == []
+
+
+async def test_a_certified_key_gets_no_account(store: Store) -> None:
+    """RFC 8555 §11.1, RULES §1: no key is an account's and a certificate's, whichever came first."""
+    kept = await issued_certificate(store)
+    with pytest.raises(KeyRefusedError, match="key of a certificate"):
+        await store.accounts.create(account(), spki_sha256=kept.spki_sha256)
+    assert await rows(store, "SELECT COUNT(*) FROM accounts WHERE thumbprint = $1", account().thumbprint) == [(0,)]

@@ -126,7 +126,13 @@ class TestRecord:
         own = await issued_certificate(store)
         bad = await issued_certificate(store)
         await store.certificates.revoke(
-            bad, reason=KEY_COMPROMISE, thumbprint="blocked", actor="system", how="administrator", at=NOW
+            bad,
+            reason=KEY_COMPROMISE,
+            thumbprint="blocked",
+            may_raise=True,
+            actor="system",
+            how="administrator",
+            at=NOW,
         )
         made, _ = await ready_order(store, owner)
         for kept, thumbprint, why in (
@@ -197,9 +203,17 @@ class TestComplete:
 
 
 class TestRevoke:
-    async def revoke(self, store: Store, kept: Certificate, reason: int | None, *, hours: int = 1) -> Certificate:
+    async def revoke(
+        self, store: Store, kept: Certificate, reason: int | None, *, hours: int = 1, may_raise: bool = True
+    ) -> Certificate:
         return await store.certificates.revoke(
-            kept, reason=reason, thumbprint="t", actor="system", how="administrator", at=NOW + timedelta(hours=hours)
+            kept,
+            reason=reason,
+            may_raise=may_raise,
+            thumbprint="t",
+            actor="system",
+            how="administrator",
+            at=NOW + timedelta(hours=hours),
         )
 
     async def test_once(self, store: Store) -> None:
@@ -233,9 +247,24 @@ class TestRevoke:
     async def test_not_before_the_newest_crl(self, store: Store) -> None:
         """RULES §5: "A new entry's revocationDate does not precede the previous CRL's thisUpdate"."""
         kept = await issued_certificate(store)
-        later = NOW + timedelta(hours=3)
+        later = NOW + timedelta(hours=1, seconds=30)
         await store.crls.begin("issuer", this_update=later, next_update=later + timedelta(hours=1))
         assert (await self.revoke(store, kept, None)).revoked_at == later
+
+    async def test_a_crl_from_the_future_does_not_count(self, store: Store) -> None:
+        """The clock leapt and came back: a revocation dated in the future is none to Java."""
+        kept = await issued_certificate(store)
+        future = NOW + timedelta(days=700)
+        await store.crls.begin("issuer", this_update=future, next_update=future + timedelta(hours=1))
+        assert (await self.revoke(store, kept, None)).revoked_at == NOW + timedelta(hours=1)
+
+    async def test_only_who_may_raises_a_reason(self, store: Store) -> None:
+        """RULES §5: "only an upgrade to keyCompromise, proven by the certificate's key or made by an administrator"."""
+        kept = await issued_certificate(store)
+        await self.revoke(store, kept, 4)
+        with pytest.raises(StaleError):
+            await self.revoke(store, kept, KEY_COMPROMISE, may_raise=False)
+        assert not await store.certificates.is_blocked("t")
 
     async def test_unsigned_ones_too(self, store: Store) -> None:
         _, _, kept = await recorded(store)
@@ -289,7 +318,7 @@ class TestFinding:
         }
         await store.certificates.record(made["unsigned"], thumbprint="t", at=NOW)
         await store.certificates.revoke(
-            made["revoked"], reason=None, thumbprint="t", actor="system", how="administrator", at=NOW
+            made["revoked"], reason=None, thumbprint="t", may_raise=True, actor="system", how="administrator", at=NOW
         )
 
         async def found(**filters: object) -> set[str]:
@@ -338,7 +367,9 @@ async def test_audit(store: Store) -> None:
     """RULES §6: issuance and revocation stand in the audit, in the transactions they tell of."""
     _, _, kept = await recorded(store)
     await store.certificates.complete(kept, b"s", sha256="ab", at=NOW)
-    await store.certificates.revoke(kept, reason=1, thumbprint="t", actor="key:x", how="certificate key", at=NOW)
+    await store.certificates.revoke(
+        kept, reason=1, thumbprint="t", may_raise=True, actor="key:x", how="certificate key", at=NOW
+    )
     kinds = await rows(
         store, "SELECT kind FROM audit WHERE subject IN ($1, $2) ORDER BY sequence", kept.serial, kept.spki_sha256.hex()
     )

@@ -34,7 +34,9 @@ async def publish(store: Store, at: datetime) -> tuple[Crl, set[str]]:
 
 
 async def revoke(store: Store, kept: Certificate, *, at: datetime = NOW) -> None:
-    await store.certificates.revoke(kept, reason=4, thumbprint="t", actor="system", how="administrator", at=at)
+    await store.certificates.revoke(
+        kept, reason=4, thumbprint="t", may_raise=True, actor="system", how="administrator", at=at
+    )
 
 
 async def test_none(store: Store) -> None:
@@ -107,7 +109,9 @@ async def test_a_raised_reason_is_pending(store: Store) -> None:
     kept = await issued_certificate(store)
     await revoke(store, kept)
     await publish(store, NOW)
-    await store.certificates.revoke(kept, reason=1, thumbprint="t", actor="system", how="administrator", at=NOW)
+    await store.certificates.revoke(
+        kept, reason=1, thumbprint="t", may_raise=True, actor="system", how="administrator", at=NOW
+    )
     assert await store.crls.pending_revocations("issuer") == 1
 
 
@@ -180,3 +184,53 @@ async def test_old_ones_are_dropped(store: Store) -> None:
         await publish(store, NOW + hours * HOUR)
     assert await rows(store, "SELECT COUNT(*) FROM crls WHERE issuer_id = 'issuer'") == [(4,)]
     assert await store.crls.latest("root") is not None
+
+
+# --- drafts that are taken back later -----------------------------------------------------------------------------
+
+
+async def test_a_draft_is_told_again(store: Store) -> None:
+    """What was begun is what comes back, whatever was revoked since."""
+    one, two = await issued_certificate(store), await issued_certificate(store)
+    await revoke(store, one)
+    draft = await begin(store, NOW)
+    await revoke(store, two)
+    assert await store.crls.begun("issuer", draft.number) == draft
+    crl = await store.crls.publish(await store.crls.begun("issuer", draft.number), b"der", at=NOW)
+    assert (crl.entries, crl.through_sequence) == (1, draft.through_sequence)
+    assert await store.crls.pending_revocations("issuer") == 1
+
+
+async def test_a_draft_is_told_again_after_an_older_one_was_published(store: Store) -> None:
+    kept = await issued_certificate(store)
+    await revoke(store, kept)
+    first, second = await begin(store, NOW), await begin(store, NOW)
+    await store.crls.publish(first, b"first", at=NOW)
+    assert await store.crls.begun("issuer", second.number) == second
+
+
+@pytest.mark.parametrize("distance", [-1, 1])
+async def test_a_draft_that_was_never_begun(store: Store, distance: int) -> None:
+    draft = await begin(store, NOW)
+    with pytest.raises(StaleError, match="was never begun, or was overtaken"):
+        await store.crls.begun("issuer", draft.number + distance)
+    with pytest.raises(StaleError):
+        await store.crls.begun("nobody", draft.number)
+
+
+async def test_a_draft_that_was_overtaken_or_published(store: Store) -> None:
+    first, second = await begin(store, NOW), await begin(store, NOW)
+    await store.crls.publish(second, b"second", at=NOW)
+    for draft in (first, second):
+        with pytest.raises(StaleError, match="was overtaken"):
+            await store.crls.begun("issuer", draft.number)
+
+
+async def test_a_draft_whose_entry_was_changed(store: Store) -> None:
+    """A raised reason makes a newer revocation of it: the draft's own entry is not known any more."""
+    kept = await issued_certificate(store)
+    await revoke(store, kept)
+    draft = await begin(store, NOW)
+    await revoke(store, kept, reason=1)
+    with pytest.raises(StaleError, match="was changed since it was begun"):
+        await store.crls.begun("issuer", draft.number)

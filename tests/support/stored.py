@@ -24,10 +24,6 @@ WRITER = "test"
 _numbers = itertools.count(1)
 
 
-def make(kind: type[Any], defaults: dict[str, Any], changes: dict[str, Any]) -> Any:
-    return kind(**(defaults | changes))
-
-
 @contextlib.asynccontextmanager
 async def open_store() -> AsyncIterator[Store]:
     """A store with one root and one issuer, `root` and `issuer`."""
@@ -123,7 +119,7 @@ def certificate(owner: Account | None = None, for_order: Order | None = None, **
 
 
 async def kept_account(store: Store, **changes: Any) -> Account:
-    return await store.accounts.create(account(**changes))
+    return await store.accounts.create(account(**changes), spki_sha256=bytes(32))
 
 
 async def kept_order(
