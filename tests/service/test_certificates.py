@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.errors import Conflict, NotFound
 from acmeca.pki.signing import split_signed
 from acmeca.service.certificates import _identifiers
+from acmeca.service.status import format_serial
 from acmeca.storage import audit
 from acmeca.storage.certificates import CertificateStatus, Search
 from acmeca.storage.errors import StorageError
@@ -218,9 +220,14 @@ class TestUnfinished:
             ("account", "unauthorized"),
             ("revoked", "unauthorized"),
             ("tampered", "serverInternal"),
+            ("blocked", "unauthorized"),
+            ("blocked account", "unauthorized"),
+            ("authorization", "unauthorized"),
         ],
     )
-    async def test_abandoned_after_a_restart(self, site: Site, what: str, problem: str) -> None:
+    async def test_abandoned_after_a_restart(  # noqa: C901  (a case for each row)
+        self, site: Site, what: str, problem: str
+    ) -> None:
         """Whatever forbids the signature now fails the order, with a reason its client can read; nothing is signed."""
         async with site.running() as ca:
             client = await ca.client()
@@ -232,6 +239,20 @@ class TestUnfinished:
                     (await client.deactivate_account()).ok()
                 case "revoked":
                     await ca.services.certificates.revoke_for_admin(serial, reason=None, user="test")
+                case "blocked":
+                    await ca.execute(
+                        "INSERT INTO blocked_keys (spki_sha256, thumbprint, blocked_at)"
+                        " SELECT spki_sha256, 'x', 0 FROM certificates WHERE serial = $1",
+                        serial,
+                    )
+                case "blocked account":
+                    await ca.execute(
+                        "INSERT INTO blocked_keys (spki_sha256, thumbprint, blocked_at) VALUES ($1, $2, 0)",
+                        bytes(32),
+                        client.key.thumbprint,
+                    )
+                case "authorization":
+                    (await client.post(order.authorizations[0], {"status": "deactivated"})).ok()
                 case "tampered":
                     await ca.execute("UPDATE certificates SET tbs = $1 WHERE serial = $2", other_tbs, serial)
         match what:
@@ -251,7 +272,7 @@ class TestUnfinished:
             assert leaf[0]["tbs"] not in site.issuer_key.signed[signed:]
             assert len(await ca.events("issuance.refused")) == 1
             assert await audit.verify(ca.store.database) == []
-            if what != "account":
+            if what not in {"account", "blocked account"}:
                 again = await ca.client(client.key)
                 shown = await again.order(order.url)
                 assert shown.document["error"]["type"].endswith(problem)
@@ -322,6 +343,28 @@ class TestRevocation:
             await certificates.revoke_for_admin("00", reason=1, user="alice")
         events = await ca.events("certificate.revoked")
         assert [("admin:alice" in event, '"administrator"' in event) for event in events] == [(True, True)] * 2
+
+    async def test_refusals_are_written_down(self, ca: RunningCa) -> None:
+        """RULES §6: every refusal is in the audit: by whom, of what, why."""
+        client, stranger = await ca.client(), await ca.client()
+        issued = await client.issue("a.localhost")
+        (await stranger.revoke(issued.der)).refused("unauthorized", 403)
+        (await client.revoke(issued.der)).ok()
+        (await client.revoke(issued.der)).refused("alreadyRevoked", 400)
+        with pytest.raises(Conflict):
+            await ca.services.certificates.revoke_for_admin(format_serial(issued.serial), reason=None, user="jo")
+        with pytest.raises(NotFound):
+            await ca.services.certificates.revoke_for_admin("00ff", reason=None, user="jo")
+        refused = [json.loads(event) for event in await ca.events("revocation.refused")]
+        ids = [one.kid.rpartition("/")[2] for one in (stranger, client)]
+        assert [event["actor"] for event in refused] == [
+            f"account:{ids[0]}",
+            f"account:{ids[1]}",
+            "admin:jo",
+            "admin:jo",
+        ]
+        assert [event["serial_hex"] for event in refused] == [format_serial(issued.serial)] * 3 + ["00ff"]
+        assert await audit.verify(ca.store.database) == []
 
     async def test_who_did_it(self, ca: RunningCa) -> None:
         """RULES §6: the audit tells the path that allowed it."""

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from acmeca.keystore.pem import UnreadableError
 from acmeca.service import jobs
 from acmeca.service.own_certificates import OwnCertificates
 from tests.support.server import RunningCa, Site, ca_site, until
@@ -170,6 +171,54 @@ async def test_a_bad_file_is_replaced(site: Site, which: str, damage: str) -> No
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         shown = await ca.served_certificate() if which == "listener" else await shown_responder(ca)
         assert shown == after
+
+
+@pytest.mark.parametrize("which", ["listener", "responder"])
+async def test_a_file_that_cannot_be_read_now_says_nothing(
+    site: Site, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many open files, a network share that is away: no reason to sign anything."""
+    async with site.running(duties=False) as ca:
+        count = await ca.scalar("SELECT COUNT(*) AS n FROM certificates")
+        path = ca.data_dir / "listener.pem" if which == "listener" else responder_path(ca)
+        opened = Path.open
+
+        def no_file_left(self: Path, *args: object, **kwargs: object) -> object:
+            if self == path:
+                raise OSError(24, "Too many open files")
+            return opened(self, *args, **kwargs)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(Path, "open", no_file_left)
+        for _ in range(3):
+            with pytest.raises(UnreadableError, match="Too many open files"):
+                await own(ca).refresh()
+        monkeypatch.undo()
+        await own(ca).refresh()
+        assert await ca.scalar("SELECT COUNT(*) AS n FROM certificates") == count
+
+
+async def test_a_disk_that_takes_nothing_signs_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key is kept before its certificate is asked for; the old certificate serves as long as it lives."""
+    async with site.running(duties=False) as ca:
+        first = await ca.served_certificate()
+        count = await ca.scalar("SELECT COUNT(*) AS n FROM certificates")
+        ca.clock.advance(days=9)  # the listener's 30 days are fresh, and so are the responder's 14
+        ca.clock.moment = first.not_valid_before_utc + timedelta(days=12)  # the responder's are not
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("acmeca.service.own_certificates.write_credential", full)
+        await own(ca).refresh()
+        assert await ca.scalar("SELECT COUNT(*) AS n FROM certificates") == count
+        assert await ca.relying_party().status(first.serial_number) == "GOOD"
+        ca.clock.advance(days=3)  # now it has ended
+        with pytest.raises(OSError, match="No space"):
+            await own(ca).refresh()
+        monkeypatch.undo()
+        await own(ca).refresh()
+        assert await ca.relying_party().status(first.serial_number) == "GOOD"
+        assert not list((ca.data_dir / "keys").glob("*.next.pem"))
 
 
 async def test_another_host(site: Site) -> None:
