@@ -156,7 +156,7 @@ class TestRoutes:
             (await client.revoke(issued.der, key=certificate_key(issued))).ok()
             status = ca.urls.status
             fetched = [ca.issuer.crl_url, ca.issuer.issuer_url, ca.urls.issuer_pem(ca.issuer.id), ca.urls.bundle]
-            fetched += [ca.urls.roots, status + Paths.HEALTH_LIVE]
+            fetched += [ca.urls.roots, status + Paths.HEALTH_LIVE, status + Paths.HEALTH_READY]
             fetched += [base + path for base in (ca.urls.base, status) for path in (Paths.FRONT_PAGE, Paths.STYLESHEET)]
             for url in fetched:
                 for method in ("GET", "HEAD"):

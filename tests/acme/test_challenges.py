@@ -27,16 +27,31 @@ TOKEN = "LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0"
 EXPECTED = f"{TOKEN}.{THUMBPRINT}"
 NAME = Identifier(IdentifierType.DNS, "www.corp.internal")
 URL = f"http://www.corp.internal/.well-known/acme-challenge/{TOKEN}"
+ORIGIN = "http://www.corp.internal"
+OTHER = Identifier(IdentifierType.DNS, "other.corp.internal")
+SECRET = b"hunter2"
 PRINTABLE = frozenset(map(chr, range(0x20, 0x7F)))
 
 
+def own(
+    url: str = URL, *, host: Identifier = NAME, address: str = "10.0.0.5", port: int = 80, status: int | None = None
+) -> Hop:
+    """A hop that was answered, by the identifier's own host unless told otherwise."""
+    origin = "/".join(url.split("/")[:3])
+    return Hop(url, origin, host, attempts=(Attempt(f"{address}:{port}", None),), status=status)
+
+
+def elsewhere(url: str = "http://other.corp.internal/x", *, status: int | None = None) -> Hop:
+    """A hop that another host answered."""
+    return own(url, host=OTHER, address="10.0.0.6", status=status)
+
+
 def seen(body: bytes = EXPECTED.encode(), *, status: int = 200, complete: bool = True) -> Http01Observation:
-    hop = Hop(URL, attempts=(Attempt("10.0.0.5:80", None),), status=status)
-    return Http01Observation(NAME, (hop,), body=body, body_complete=complete)
+    return Http01Observation(NAME, (own(status=status),), body=body, body_complete=complete)
 
 
 def failed(kind: FailureKind, detail: str = "it broke") -> Http01Observation:
-    return Http01Observation(NAME, (Hop(URL),), failure=ObservedFailure(kind, detail))
+    return Http01Observation(NAME, (Hop(URL, ORIGIN, NAME),), failure=ObservedFailure(kind, detail))
 
 
 def judged(observation: Http01Observation) -> Problem:
@@ -160,15 +175,14 @@ class TestDetail:
         assert f'GET {URL} at 10.0.0.5:80: answered with status 404 and the body "<html>hello</html>". Check' in detail
 
     def test_it_names_the_endpoint_that_took_the_connection(self) -> None:
-        hop = Hop(
-            URL, attempts=(Attempt("[fd00::5]:80", "connection refused"), Attempt("10.0.0.5:80", None)), status=500
-        )
+        attempts = (Attempt("[fd00::5]:80", "connection refused"), Attempt("10.0.0.5:80", None))
+        hop = replace(own(status=500), attempts=attempts)
         assert "at 10.0.0.5:80" in judged(Http01Observation(NAME, (hop,), body_complete=True)).detail
 
     def test_it_names_the_redirects_and_escapes_their_urls(self) -> None:
         """Rule 4: a peer chose the URL of a redirect."""
         other = 'http://other.corp.internal/"\\' + "a" * 400
-        hops = (Hop(URL, status=302), Hop(other, attempts=(Attempt("10.0.0.6:80", None),), status=500))
+        hops = (own(status=302), elsewhere(other, status=500))
         detail = judged(Http01Observation(NAME, hops, body=b"x", body_complete=True)).detail
         assert f"after 1 redirect from {URL}" in detail
         assert "a" * 64 not in detail
@@ -200,6 +214,76 @@ class TestDetail:
         json.dumps(problem.to_json())
 
 
+class TestRedirectedAnswers:
+    """RFC 8555 §10.4: a server that follows redirects can be made to read what only it can reach. What it reads there
+    must not come back in a problem."""
+
+    @pytest.mark.parametrize(
+        "last",
+        [
+            elsewhere(status=200),
+            own("http://www.corp.internal/x", address="10.0.0.6", status=200),
+            own("http://10.0.0.5/x", host=Identifier(IdentifierType.IP, "10.0.0.5"), status=200),
+        ],
+        ids=["another host", "the name pointed elsewhere meanwhile", "an address instead of the name"],
+    )
+    @pytest.mark.parametrize("status", [200, 404, 500])
+    @pytest.mark.parametrize("complete", [True, False])
+    def test_of_another_host_the_status_is_shown_and_nothing_else(
+        self, last: Hop, status: int, *, complete: bool
+    ) -> None:
+        details = set()
+        for body in (
+            b"",
+            SECRET,
+            SECRET * 90,
+            b"\x1f\x8b" + SECRET,
+            TOKEN.encode() + b"." + SECRET,
+            EXPECTED.encode() * 2,
+        ):
+            hops = (own(status=302), replace(last, status=status))
+            problem = judged(Http01Observation(NAME, hops, body=body, body_complete=complete))
+            assert problem.type is ProblemType.INCORRECT_RESPONSE
+            assert f"status {status}" in problem.detail
+            assert "a redirect to another host or address brings is not shown" in problem.detail
+            details.add(problem.detail)
+        assert len(details) == 1, "no hint tells one body from another"
+
+    @pytest.mark.parametrize("kind", list(FailureKind))
+    def test_what_a_failure_quotes_of_another_host_is_not_shown(self, kind: FailureKind) -> None:
+        failure = ObservedFailure(kind, "it broke", SECRET)
+        foreign = Http01Observation(NAME, (own(status=302), elsewhere()), failure=failure)
+        assert "hunter2" not in judged(foreign).detail
+        assert "it broke." in judged(foreign).detail
+        shown = Http01Observation(NAME, (own(status=302), own("http://www.corp.internal/x")), failure=failure)
+        assert 'it broke: "hunter2"' in judged(shown).detail
+
+    def test_the_path_that_another_host_names_is_not_shown(self) -> None:
+        third = Identifier(IdentifierType.DNS, "third.corp.internal")
+        last = own("http://third.corp.internal/?session=hunter2", host=third, address="10.0.0.7", status=404)
+        for last_hop in (last, own("http://www.corp.internal/?session=hunter2", status=404)):
+            hops = (own(status=302), elsewhere(status=302), last_hop)
+            detail = judged(Http01Observation(NAME, hops, body=b"x", body_complete=True)).detail
+            assert "hunter2" not in detail
+            assert f'GET "{last_hop.origin}/..." at ' in detail
+
+    def test_the_path_that_the_own_host_names_is(self) -> None:
+        detail = judged(Http01Observation(NAME, (own(status=302), elsewhere(status=404)), body=b"x")).detail
+        assert 'GET "http://other.corp.internal/x" at 10.0.0.6:80' in detail
+
+    @pytest.mark.parametrize("url", ["https://www.corp.internal/x", "http://www.corp.internal:443/x"])
+    def test_of_the_own_host_at_another_port_the_body_is_shown(self, url: str) -> None:
+        hops = (own(status=302), own(url, port=443, status=404))
+        assert "hunter2" in judged(Http01Observation(NAME, hops, body=SECRET, body_complete=True)).detail
+
+    def test_the_key_authorization_counts_from_wherever_it_comes(self) -> None:
+        """§8.3: "The server SHOULD follow redirects": a host may leave its challenges to another one."""
+        observation = Http01Observation(
+            NAME, (own(status=302), elsewhere(status=200)), body=EXPECTED.encode() + b"\n", body_complete=True
+        )
+        assert judge_http01(observation, expected=EXPECTED) is None
+
+
 class TestEscape:
     @pytest.mark.parametrize(
         ("data", "text"),
@@ -228,8 +312,10 @@ class TestEscape:
 
 def test_an_observation_tells_its_walk() -> None:
     hops = (
-        Hop(URL, attempts=(Attempt("[fd00::5]:80", "connection refused"), Attempt("10.0.0.5:80", None)), status=302),
-        Hop("http://other/", attempts=(Attempt("10.0.0.6:80", None),), status=200),
+        replace(
+            own(status=302), attempts=(Attempt("[fd00::5]:80", "connection refused"), Attempt("10.0.0.5:80", None))
+        ),
+        elsewhere("http://other/", status=200),
     )
     observation = Http01Observation(NAME, hops, body=b"", body_complete=True)
     assert observation.url == URL
@@ -237,4 +323,7 @@ def test_an_observation_tells_its_walk() -> None:
     assert observation.redirects == ("http://other/",)
     assert observation.endpoints_tried == ("[fd00::5]:80", "10.0.0.5:80", "10.0.0.6:80")
     assert hops[0].endpoint == "10.0.0.5:80"
-    assert Hop(URL).endpoint is None
+    assert hops[0].address == "10.0.0.5"
+    assert replace(own(), attempts=(Attempt("[fd00::5]:80", None),)).address == "[fd00::5]"
+    assert Hop(URL, ORIGIN, NAME).endpoint is None
+    assert Hop(URL, ORIGIN, NAME).address is None

@@ -116,3 +116,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installat
 def running(server: tuple[Installation, Process]) -> Installation:
     """A CA that is being served by a process of its own; every test of the worker shares it."""
     return server[0]
+
+
+@pytest.fixture(params=["stopped", "running"])
+def ca(request: pytest.FixtureRequest) -> Installation:
+    installation = request.getfixturevalue(request.param)
+    assert isinstance(installation, Installation)
+    if request.param == "stopped":
+        issue(installation, "first.localhost")
+    return installation

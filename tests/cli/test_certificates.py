@@ -1,10 +1,9 @@
-"""list, show, revoke and crl, against a server that runs and against a store that nobody serves."""
+"""list, show and revoke, against a server that runs and against a store that nobody serves."""
 
 import asyncio
 import json
 import os
 import sqlite3
-import stat
 import sys
 import threading
 from pathlib import Path
@@ -20,15 +19,6 @@ from tests.cli.conftest import Acmeca, issue
 from tests.support.installations import Installation
 from tests.support.processes import clean_environment
 from tests.support.terminal import on_terminal
-
-
-@pytest.fixture(params=["stopped", "running"])
-def ca(request: pytest.FixtureRequest) -> Installation:
-    installation = request.getfixturevalue(request.param)
-    assert isinstance(installation, Installation)
-    if request.param == "stopped":
-        issue(installation, "first.localhost")
-    return installation
 
 
 @pytest.fixture
@@ -199,51 +189,6 @@ def test_the_audit_names_the_user_of_the_operating_system(stopped: Installation,
     ((actor,),) = database.execute("SELECT actor FROM audit WHERE kind = 'certificate.revoked'").fetchall()
     database.close()
     assert actor == f"admin:{user_name(os.getuid())}"
-
-
-# --- CRLs ---------------------------------------------------------------------------------------------------------
-
-
-def test_crl_in_blocks(running: Installation, acmeca: Acmeca) -> None:
-    said = acmeca(running, "crl")
-    assert (said.code, said.stderr) == (0, "")
-    root, issuing = said.stdout.split("\n\n")
-    assert root.startswith("CN=Example CA Root,O=Example\n")
-    assert issuing.startswith("CN=Example CA Intermediate,O=Example\n")
-    for block in (root, issuing):
-        names = [line.split("  ")[1].strip() for line in block.splitlines()[1:]]
-        assert names == ["issuer", "url", "number", "entries", "this update", "next update"]
-
-
-def test_crl_before_the_first_start(stopped: Installation, acmeca: Acmeca) -> None:
-    said = acmeca(stopped, "crl")
-    assert said.code == 0
-    assert "none yet: the server makes the first one when it starts" in said.stdout
-    issuer = json.loads(acmeca(stopped, "crl", "--json").stdout)["crls"][1]["issuer"]
-    refused = acmeca(stopped, "crl", "--issuer", issuer, "--output", str(stopped.directory / "x.crl"))
-    assert refused.code == 1
-    assert "has no CRL yet" in refused.stderr
-
-
-@pytest.mark.parametrize("form", ["DER", "PEM"])
-def test_crl_to_a_file(ca: Installation, acmeca: Acmeca, tmp_path: Path, form: str) -> None:
-    issuer = json.loads(acmeca(ca, "crl", "--json").stdout)["crls"][1]["issuer"]
-    output = tmp_path / "issuing.crl"
-    said = acmeca(
-        ca, "crl", "--issuer", issuer, "--publish", "--output", str(output), *(["--pem"] if form == "PEM" else [])
-    )
-    assert said.code == 0
-    assert stat.S_IMODE(output.stat().st_mode) == 0o644
-    crl = (x509.load_pem_x509_crl if form == "PEM" else x509.load_der_x509_crl)(output.read_bytes())
-    number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-    assert said.stdout == f"{output}: CRL {number} of CN=Example CA Intermediate,O=Example\n"
-
-
-def test_the_crl_of_a_root_is_not_made_here(ca: Installation, acmeca: Acmeca) -> None:
-    root = json.loads(acmeca(ca, "crl", "--json").stdout)["crls"][0]["issuer"]
-    said = acmeca(ca, "crl", "--issuer", root, "--publish")
-    assert said.code == 1
-    assert "a root's CRL is made where its key is" in said.stderr
 
 
 # --- reaching it --------------------------------------------------------------------------------------------------

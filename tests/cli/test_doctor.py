@@ -204,7 +204,7 @@ WRONG: list[tuple[str, Change, Level, str, str]] = [
     ("keys 0755", lambda i: (i.data_dir / "keys").chmod(0o755), Level.ERROR, "keys has mode 0755", "chmod 700"),
     ("root key 0640", lambda i: one_key(i, "root/*").chmod(0o640), Level.ERROR, "mode 0640: others can get", "chmod 600"),
     ("database 0644", lambda i: i.database_path.chmod(0o644), Level.ERROR, "acmeca.db has mode 0644", "chmod 600"),
-    ("key gone", lambda i: one_key(i).unlink(), Level.ERROR, "cannot be read: No such file", "backup"),
+    ("key gone", lambda i: one_key(i).unlink(), Level.ERROR, "is missing", "backup"),
     ("key no key", lambda i: one_key(i).write_text("x"), Level.ERROR, "holds no unencrypted private key", "backup"),
     ("other key", replace_key, Level.ERROR, "is not the certificate's", "right key"),
     ("leftover key", add_leftover, Level.WARNING, "other.key.pem belongs to no issuer", "remove it"),
@@ -215,6 +215,8 @@ WRONG: list[tuple[str, Change, Level, str, str]] = [
     ("no tables", lambda i: i.database_path.write_bytes(b""), Level.ERROR, "has no tables", "acmeca init"),
     ("no issuers", sql("DELETE FROM issuers"), Level.ERROR, "issuers: there is none", "acmeca init"),
     ("no crls", sql("DELETE FROM crls"), Level.WARNING, "CRL of Example CA Intermediate: there is none", "starts"),
+    ("no root crl", sql("DELETE FROM crls"), Level.WARNING, "CRL of Example CA Root: there is none", "acmeca crl --root-key FILE"),
+    ("root crl of tomorrow", sql("UPDATE crls SET this_update = this_update + 86400"), Level.ERROR, "CRL of Example CA Root: number", "--clock-is-right"),
     ("issuer garbage", sql("UPDATE issuers SET certificate = x'00'"), Level.ERROR, "cannot be read", "backup"),
     ("audit edited", sql("UPDATE audit SET actor = 'x' WHERE sequence = 2"), Level.ERROR, "1 faults", "Records were changed"),
     ("audit cut", sql("DELETE FROM audit WHERE sequence = 2"), Level.ERROR, "1 record is missing", "Records were changed"),
@@ -291,7 +293,7 @@ def test_years_later(used: Installation) -> None:
     """The CRLs and the intermediate end; the root, of twenty years, does not yet."""
     now = datetime.now(UTC)
     soon = examine(used, now + timedelta(days=370))
-    the_one(soon, Level.WARNING, "CRL of Example CA Root")
+    assert "acmeca crl --root-key FILE" in the_one(soon, Level.WARNING, "CRL of Example CA Root").advice
     the_one(soon, Level.ERROR, "CRL of Example CA Intermediate")
     late = examine(used, now + timedelta(days=5 * 365 - 20))
     the_one(late, Level.WARNING, "certificate of Example CA Intermediate")

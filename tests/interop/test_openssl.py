@@ -258,6 +258,39 @@ def test_crl_check_all(world: World) -> None:
     assert "unable to get certificate CRL" in missing.said
 
 
+def test_a_renewed_crl_of_the_root(world: World) -> None:
+    """`acmeca crl --root-key`: the new one is at the root's CDP at once, verifies, has a higher number, and serves for
+    `-crl_check_all` as the first one did; a root's CRL by another key does not."""
+    _, before = crl_files(world)
+    number = re.compile(r"crlNumber=0x([0-9A-F]+)")
+
+    def number_of(path: Path) -> int:
+        said = run(["openssl", "crl", "-in", path, "-noout", "-crlnumber"]).stdout
+        match = number.search(said)
+        assert match is not None, said
+        return int(match[1], 16)
+
+    first = number_of(before)
+    (key,) = (world.ca.data_dir / "root").glob("*.key.pem")
+    said = world.ca.cli("crl", "--root-key", str(key)).stdout
+    of_intermediate, of_root = crl_files(world)
+    assert number_of(of_root) > first
+    assert f"Published CRL {number_of(of_root)} of " in said
+    assert (
+        "verify OK" in run(["openssl", "crl", "-in", of_root, "-noout", "-CAfile", world.ca.root_path, "-verify"]).said
+    )
+    both = ("-crl_check_all", "-CRLfile", of_root, "-CRLfile", of_intermediate)
+    world.verify(world.good.certificate, *both)
+    assert "certificate revoked" in world.verify(world.revoked.certificate, *both, code=2).said
+    # What is shown above is not shown for any CRL.
+    tampered = bytearray(base64.b64decode("".join(of_root.read_text().splitlines()[1:-1])))
+    tampered[-1] ^= 1
+    forged = of_root.with_suffix(".forged")
+    forged.write_bytes(tampered)
+    options = ("-inform", "DER", "-in", forged, "-noout", "-CAfile", world.ca.root_path, "-verify")
+    assert "verify failure" in run(["openssl", "crl", *options], code=None).said
+
+
 # --- a server that uses a certificate -----------------------------------------------------------------------------
 
 

@@ -358,7 +358,7 @@ async def test_a_clock_that_was_ahead() -> None:
         assert (draft.this_update, draft.number) == (now + DAY, wrong.number + 1)
         await publish(ca, draft)
         assert x509.load_der_x509_crl(await served(ca)).last_update_utc == now + DAY
-        assert await begin(ca), "the clock is believed again"
+        await begin(ca)  # the clock is believed again
 
 
 @pytest.mark.parametrize("says", [False, True])

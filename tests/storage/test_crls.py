@@ -231,6 +231,8 @@ async def test_a_draft_whose_entry_was_changed(store: Store) -> None:
     kept = await issued_certificate(store)
     await revoke(store, kept)
     draft = await begin(store, NOW)
-    await revoke(store, kept, reason=1)
+    await store.certificates.revoke(
+        kept, reason=1, may_raise=True, thumbprint="t", actor="system", how="administrator", at=NOW
+    )
     with pytest.raises(StaleError, match="was changed since it was begun"):
         await store.crls.begun("issuer", draft.number)

@@ -9,6 +9,7 @@ import aiohttp
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from yarl import URL
 
 from acmeca.pki.issuer import Issuer
@@ -100,7 +101,7 @@ def read_answer(answer: Answer, issuer: Issuer) -> list[Said]:
     (responder,) = response.certificates
     responder.verify_directly_issued_by(issuer.certificate)
     usage = responder.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    assert list(usage) == [x509.ExtendedKeyUsageOID.OCSP_SIGNING]
+    assert list(usage) == [ExtendedKeyUsageOID.OCSP_SIGNING]
     public_key, algorithm = responder.public_key(), response.signature_hash_algorithm
     assert isinstance(public_key, ec.EllipticCurvePublicKey)
     assert algorithm is not None

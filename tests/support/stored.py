@@ -62,7 +62,7 @@ def root_crl(issuer_id: str = "root") -> Crl:
 
 def account(**changes: Any) -> Account:
     number = next(_numbers)
-    defaults = {
+    defaults: dict[str, Any] = {
         "id": f"account-{number}",
         "thumbprint": f"thumbprint-{number}",
         "jwk": "{}",
@@ -74,7 +74,7 @@ def account(**changes: Any) -> Account:
 
 
 def authorization(owner: Account, name: str = "a.example.org", **changes: Any) -> Authorization:
-    defaults = {
+    defaults: dict[str, Any] = {
         "id": f"authorization-{next(_numbers)}",
         "account_id": owner.id,
         "identifier": Identifier(IdentifierType.DNS, name),
@@ -87,7 +87,7 @@ def authorization(owner: Account, name: str = "a.example.org", **changes: Any) -
 
 
 def order(owner: Account, *authorizations: Authorization, **changes: Any) -> Order:
-    defaults = {
+    defaults: dict[str, Any] = {
         "id": f"order-{next(_numbers)}",
         "account_id": owner.id,
         "status": OrderStatus.PENDING,
@@ -101,7 +101,7 @@ def order(owner: Account, *authorizations: Authorization, **changes: Any) -> Ord
 
 def certificate(owner: Account | None = None, for_order: Order | None = None, **changes: Any) -> Certificate:
     number = next(_numbers)
-    defaults = {
+    defaults: dict[str, Any] = {
         "id": f"certificate-{number}",
         "serial": f"01{number:032x}",
         "issuer_id": "issuer",
@@ -158,7 +158,8 @@ async def issued_certificate(store: Store, **changes: Any) -> Certificate:
 
 
 async def rows(store: Store, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-    return [tuple(row) for row in await store.database.fetch_all(sql, *values)]  # type: ignore[call-overload]
+    found: list[Any] = await store.database.fetch_all(sql, *values)
+    return [tuple(row) for row in found]
 
 
 async def change(store: Store, sql: str, *values: Any) -> None:

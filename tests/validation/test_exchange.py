@@ -172,7 +172,14 @@ class TestNonsense:
         assert failure(data).kind is FailureKind.RESPONSE
 
     def test_the_first_bytes_are_shown(self) -> None:
-        assert 'not HTTP/1.x: "SSH-2.0-OpenSSH_9.2\\x0d\\x0a' in failure(b"SSH-2.0-OpenSSH_9.2\r\n\r\n").detail
+        told = failure(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+        assert (told.detail, told.quoted) == ("the answer is not HTTP/1.x", b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
+
+    def test_what_is_not_framed_is_quoted_apart(self) -> None:
+        """RULES §3: the detail holds nothing of an answer, so that it may be shown whoever gave the answer."""
+        told = failure(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n")
+        assert "secret" not in told.detail
+        assert b"secret" in told.quoted
 
     def test_no_answer_at_all(self) -> None:
         told = failure(b"")

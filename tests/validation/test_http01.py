@@ -18,6 +18,7 @@ import uvloop
 from acmeca.acme.challenges import FailureKind, Http01Observation, judge_http01
 from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.problem import ProblemType
+from acmeca.errors import Busy
 from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import EXHAUSTED, Endpoint, IPAddress
 from acmeca.validation.resolver import (
@@ -28,6 +29,7 @@ from acmeca.validation.resolver import (
     Resolver,
     build_resolver,
 )
+from acmeca.validation.turns import Patience
 from tests.support.dns_peer import Behaviour, dns_peer, holds, says, silence
 from tests.support.http_peer import (
     Answer,
@@ -78,18 +80,22 @@ def validator(
     https_port: int = 443,
     networks: tuple[str, ...] = LOOPBACK,
     own: Callable[[], Collection[Endpoint]] = tuple,
+    own_urls: tuple[str, ...] = (),
     total_timeout: float = 5.0,
     connect_timeout: float = 2.0,
+    wait_timeout: float = 5.0,
 ) -> Http01Validator:
     return Http01Validator(
         resolver=resolver or at("127.0.0.1"),
         allowed_networks=tuple(map(ip_network, networks)),
         own_endpoints=own,
+        own_urls=own_urls,
         user_agent="acmeca/test",
         http_port=port,
         https_port=https_port,
         total_timeout=total_timeout,
         connect_timeout=connect_timeout,
+        wait_timeout=wait_timeout,
     )
 
 
@@ -438,12 +444,14 @@ class TestRedirects:
             ("gopher://www.corp.internal/", "only http and https"),
             ("http://user:secret@www.corp.internal/", "user information"),
             ("http://0x7f.1/", "neither a host name nor an address"),
+            ("http://[::1]x/", "its Location is not a URL"),
         ],
     )
     async def test_refused(self, location: str, says: str) -> None:
         async with asked_of(redirect(location)) as (observation, peer):
             assert kind(observation) is FailureKind.REDIRECT
             assert says in detail(observation, ProblemType.INCORRECT_RESPONSE)
+            assert f': "{location}"' in detail(observation, ProblemType.INCORRECT_RESPONSE)
             assert len(peer.requests) == 1
 
     @pytest.mark.parametrize(
@@ -490,6 +498,87 @@ class TestRedirects:
                     observation = await subject.observe(NAME, TOKEN)
                 assert "a listener of this CA" in detail(observation, ProblemType.CONNECTION)
             assert ours.connections == 0
+
+    @pytest.mark.parametrize("host", ["ca.corp.internal", "10.0.0.9", "[fd00::9]"])
+    async def test_to_a_url_of_ours(self, host: str) -> None:
+        """Behind a proxy or address translation no socket of ours is bound there, and it is a listener of ours still."""
+        resolver = Hosts(
+            www_corp_internal=[["127.0.0.1"]], ca_corp_internal=[["127.0.0.1"]], at_corp_internal=[["10.0.0.9"]]
+        )
+        for own_url, location in (
+            (f"https://{host}", f"https://{host}/acme/directory"),
+            (f"http://{host}", f"http://{host}:80/crl/x.crl"),
+            (f"https://{host}:8443", f"http://{host}:8443/"),
+        ):
+            async with http_peer(redirect(location)) as peer:
+                subject = validator(
+                    peer.port,
+                    resolver,
+                    https_port=8443,
+                    networks=(*LOOPBACK, "10.0.0.0/8", "fc00::/7"),
+                    own_urls=(own_url,),
+                )
+                observation = await subject.observe(NAME, TOKEN)
+            assert "a listener of this CA" in detail(observation, ProblemType.CONNECTION)
+            assert observation.hops[1].attempts == ()
+
+    async def test_to_a_name_of_an_address_in_a_url_of_ours(self) -> None:
+        resolver = Hosts(www_corp_internal=[["127.0.0.1"]], at_corp_internal=[["10.0.0.9"]])
+        async with http_peer(redirect("http://at.corp.internal/")) as peer:
+            subject = validator(
+                peer.port,
+                resolver,
+                networks=(*LOOPBACK, "10.0.0.0/8"),
+                own_urls=("http://10.0.0.9", "https://a.internal"),
+            )
+            told = detail(await subject.observe(NAME, TOKEN), ProblemType.CONNECTION)
+        assert "10.0.0.9 is a listener of this CA" in told
+
+    async def test_the_first_request_goes_to_no_url_of_ours_either(self) -> None:
+        async with http_peer(GOOD) as peer:
+            subject = validator(peer.port, own_urls=(f"http://{NAME.value}:{peer.port}",))
+            assert "a listener of this CA" in detail(await subject.observe(NAME, TOKEN), ProblemType.CONNECTION)
+            assert peer.connections == 0
+
+    async def test_another_port_of_the_host_of_a_url_of_ours_is_asked(self) -> None:
+        async with http_peer(GOOD) as peer:
+            subject = validator(peer.port, own_urls=(f"https://{NAME.value}", "http://127.0.0.1"))
+            assert valid(await subject.observe(NAME, TOKEN))
+
+    @pytest.mark.parametrize(
+        "page",
+        [
+            ok(b"hunter2"),
+            ok(b"hunter2", status="404 Not Found"),
+            ok(b"hunter2" * 200),
+            b"hunter2 is not HTTP\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nhunter2\r\n",
+            redirect("ftp://x/hunter2"),
+            redirect("http://www.corp.internal:22/hunter2"),
+            redirect("http://10.0.0.1/hunter2"),
+        ],
+    )
+    async def test_a_page_of_another_host_is_not_read_for_anybody(self, page: bytes) -> None:
+        """§10.4; the body, and what else the page says, comes back from the identifier's own host only."""
+        resolver = Hosts(www_corp_internal=[["127.0.0.1"]], other_corp_internal=[["127.0.0.1"]])
+        async with http_peer(page) as other, http_peer(redirect(other.url("/x", host="other.corp.internal"))) as peer:
+            observation = await validator(peer.port, resolver, https_port=other.port).observe(NAME, TOKEN)
+            problem = judge_http01(observation, expected=EXPECTED)
+            assert len(other.requests) == 1
+        assert problem is not None
+        assert "hunter2" not in problem.detail
+        async with asked_of(redirect("/x"), page) as (observation, _):
+            problem = judge_http01(observation, expected=EXPECTED)
+        assert problem is not None
+        assert "hunter2" in problem.detail, "the own host's is shown"
+
+    async def test_a_name_that_moves_between_two_requests_is_not_read_for_anybody(self) -> None:
+        """The holder of a name points it at another machine once its own has answered with a redirect."""
+        resolver = Hosts(www_corp_internal=[["127.0.0.1"], ["127.0.0.2"]])
+        async with http_peer(redirect("/admin")) as peer, http_peer(ok(b"hunter2"), host="127.0.0.2", port=peer.port):
+            observation = await validator(peer.port, resolver).observe(NAME, TOKEN)
+        assert observation.hops[1].endpoint == f"127.0.0.2:{peer.port}"
+        assert "hunter2" not in detail(observation, ProblemType.INCORRECT_RESPONSE)
 
     async def test_the_time_is_for_all_of_them(self) -> None:
         async def slow(connection: Connection) -> None:
@@ -577,6 +666,128 @@ class TestTls:
                 assert kind(await subject.observe(NAME, TOKEN)) is FailureKind.TIMEOUT
             for _ in range(2):
                 await closed.get()
+
+
+class Crowd:
+    """A peer's script that lets nobody go until `size` are there, and knows how many there ever were at once."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._full = asyncio.Event()
+        self.now = self.most = 0
+
+    async def __call__(self, connection: Connection) -> None:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        if self.now == self._size:
+            self._full.set()
+        await self._full.wait()
+        self.now -= 1
+        await GOOD(connection)
+
+
+ADDRESS = IPv4Address("127.0.0.1")
+
+
+@contextlib.asynccontextmanager
+async def crowded(subject: Http01Validator, count: int = 16) -> AsyncIterator[contextlib.AsyncExitStack]:
+    """While it lasts, `count` connections to 127.0.0.1 are taken; closing what is yielded gives them back."""
+    async with asyncio.timeout(None) as forever, contextlib.AsyncExitStack() as taken:
+        for _ in range(count):
+            await taken.enter_async_context(subject._turns.turn(ADDRESS, Patience(forever, 1)))
+        yield taken
+
+
+class TestPerTarget:
+    """RULES §3: "per-target limits"."""
+
+    async def test_a_hundred_names_at_one_address_make_sixteen_connections(self) -> None:
+        class Everywhere:
+            async def addresses(self, name: str) -> tuple[IPAddress, ...]:
+                return (ADDRESS,)
+
+        names = [Identifier(IdentifierType.DNS, f"host{number}.corp.internal") for number in range(100)]
+        crowd = Crowd(16)
+        async with http_peer(crowd) as peer:
+            subject = validator(peer.port, Everywhere(), total_timeout=20, wait_timeout=20)
+            observations = await asyncio.gather(*(subject.observe(name, TOKEN) for name in names))
+            assert all(valid(observation) for observation in observations)
+            assert peer.connections == 100
+        assert crowd.most == 16
+        assert subject._turns._addresses == {}
+
+    async def test_the_time_of_waiting_is_not_the_peers(self) -> None:
+        async with http_peer(GOOD) as peer:
+            subject = validator(peer.port, total_timeout=0.2)
+            async with crowded(subject) as taken:
+                task = asyncio.create_task(subject.observe(NAME, TOKEN))
+                await asyncio.sleep(0.5)  # longer than the peer's time: were it running, it would be over
+                assert not task.done()
+                assert peer.connections == 0
+                await taken.aclose()
+                assert valid(await task)
+
+    async def test_the_time_of_the_peer_goes_on_afterwards(self) -> None:
+        async with http_peer(Connection.until_closed) as peer:
+            subject = validator(peer.port, total_timeout=0.1)
+            async with crowded(subject) as taken:
+                task = asyncio.create_task(subject.observe(NAME, TOKEN))
+                await asyncio.sleep(0.2)
+                await taken.aclose()
+                assert kind(await task) is FailureKind.TIMEOUT
+
+    async def test_who_waits_too_long_is_told_to_try_again(self) -> None:
+        """No observation, so that nothing final comes of it: the service keeps the job."""
+        async with http_peer(GOOD) as peer:
+            subject = validator(peer.port, wait_timeout=0.05)
+            async with crowded(subject):
+                with pytest.raises(Busy, match=r"16 connections to 127[.]0[.]0[.]1 are open already"):
+                    await subject.observe(NAME, TOKEN)
+            assert peer.connections == 0
+            assert valid(await subject.observe(NAME, TOKEN))
+
+    async def test_another_address_is_asked_meanwhile(self) -> None:
+        async with http_peer(GOOD, host="127.0.0.2") as peer:
+            subject = validator(peer.port, at("127.0.0.2"))
+            async with crowded(subject):
+                assert valid(await subject.observe(NAME, TOKEN))
+
+    async def test_a_redirect_to_the_same_address_needs_no_second_turn(self) -> None:
+        async with http_peer(redirect("/x"), ok(EXPECTED.encode())) as peer:
+            subject = validator(peer.port)
+            async with crowded(subject, 15):
+                assert valid(await subject.observe(NAME, TOKEN))
+
+    @pytest.mark.parametrize("answer", [GOOD, b"", b"SSH-2.0\r\n\r\n", redirect("/again"), Connection.until_closed])
+    async def test_turns_come_back_whatever_the_answer(self, answer: Answer) -> None:
+        async with http_peer(answer) as peer:
+            subject = validator(peer.port, total_timeout=0.2)
+            await asyncio.gather(*(subject.observe(NAME, TOKEN) for _ in range(20)))
+        assert subject._turns._addresses == {}
+
+    async def test_turns_come_back_without_a_connection(self) -> None:
+        for place in (refusing_port, hanging_port):
+            with place() as port:
+                subject = validator(port, connect_timeout=0.05)
+                assert kind(await subject.observe(NAME, TOKEN)) is FailureKind.CONNECT
+            assert subject._turns._addresses == {}
+
+    async def test_turns_come_back_when_cancelled(self) -> None:
+        taken = asyncio.Event()
+
+        async def hang(connection: Connection) -> None:
+            if peer.connections == 16:
+                taken.set()
+            await connection.until_closed()
+
+        async with http_peer(hang) as peer:
+            subject = validator(peer.port)
+            tasks = [asyncio.create_task(subject.observe(NAME, TOKEN)) for _ in range(20)]
+            await taken.wait()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert subject._turns._addresses == {}
 
 
 async def settled(count: int) -> bool:

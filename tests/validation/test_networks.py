@@ -50,6 +50,10 @@ SPECIAL = [
     ("fec0::1", "site-local"),
     ("ff02::1", "multicast"),
     ("fd00:ec2::254", "metadata"),
+    ("fd00:42::42", "metadata"),
+    ("168.63.129.16", "metadata"),
+    ("100.100.100.200", "metadata"),
+    ("192.0.0.192", "metadata"),
     ("fd20:ce::254", "metadata"),
     ("fd00:c1::a9fe:a9fe", "metadata"),
 ]
@@ -75,6 +79,7 @@ class TestSpecialRanges:
             ("fe80::1", "fe80::/10"),
             ("fd00:ec2::254", "fd00:ec2::254/128"),
             ("240.0.0.1", "240.0.0.0/4"),
+            ("168.63.129.16", "168.63.129.16/32"),
             ("64:ff9b:1::1", "64:ff9b:1::/48"),
         ],
     )
@@ -92,6 +97,12 @@ class TestSpecialRanges:
     )
     def test_and_nothing_beside(self, address: str, network: str) -> None:
         assert refusal(address, network, *EVERYTHING) is not None
+
+    @pytest.mark.parametrize(
+        "address", ["168.63.129.15", "100.100.100.201", "192.0.0.191", "fd00:42::41", "fd00:42::43"]
+    )
+    def test_a_metadata_service_is_one_address(self, address: str) -> None:
+        assert refusal(address, *EVERYTHING) is None
 
     def test_every_bound_of_every_range_is_inside(self) -> None:
         for network, _ in _SPECIAL_RANGES:

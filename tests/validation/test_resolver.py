@@ -20,10 +20,11 @@ from acmeca.validation.resolver import (
     LoopbackNames,
     ResolutionError,
     ResolutionFailure,
+    ResolvConf,
     Resolver,
     Server,
-    SystemResolver,
     build_resolver,
+    parse_nameservers,
     parse_server,
 )
 from tests.support.dns_peer import (
@@ -348,60 +349,115 @@ class TestDnsResolver:
             DnsResolver(())
 
 
-class TestSystemResolver:
-    """The system's own resolver is asked only for what this machine answers by itself: addresses in text form."""
-
-    async def test_names_are_asked_with_the_dot_of_the_root(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[object] = []
-
-        def getaddrinfo(host: object, *args: object, **kwargs: object) -> list[tuple[object, ...]]:
-            asked.append(host)
-            stream = socket.SOCK_STREAM
-            return [
-                (socket.AF_INET, stream, 6, "", ("10.0.0.5", 0)),
-                (socket.AF_INET6, stream, 6, "", ("fd00::5", 0, 0, 0)),
-                (socket.AF_INET, stream, 6, "", ("10.0.0.5", 0)),
-            ]
-
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        assert await found(SystemResolver()) == ["fd00::5", "10.0.0.5"]
-        assert asked == [NAME.encode() + b"."]
-
+class TestParseNameservers:
     @pytest.mark.parametrize(
-        ("code", "reason"),
+        ("text", "servers"),
         [
-            (socket.EAI_NONAME, ResolutionFailure.NO_SUCH_NAME),
-            (socket.EAI_NODATA, ResolutionFailure.NO_ADDRESS),
-            (socket.EAI_AGAIN, ResolutionFailure.SERVER_FAILURE),
-            (socket.EAI_FAIL, ResolutionFailure.SERVER_FAILURE),
-            (socket.EAI_MEMORY, ResolutionFailure.SERVER_FAILURE),
+            ("nameserver 10.0.0.53\n", ["10.0.0.53"]),
+            ("nameserver\t10.0.0.53\nnameserver fd00::53", ["10.0.0.53", "fd00::53"]),
+            ("# nameserver 10.0.0.1\n; nameserver 10.0.0.2\nnameserver 10.0.0.3", ["10.0.0.3"]),
+            ("nameserver 10.0.0.53 # ours\nnameserver 10.0.0.54;theirs\r\n", ["10.0.0.53", "10.0.0.54"]),
+            ("search corp.internal\noptions ndots:5 timeout:1\nnameserver 10.0.0.53", ["10.0.0.53"]),
+            ("\n".join(f"nameserver 10.0.0.{number}" for number in range(1, 9)), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]),
+            ("nameserver fe80::1%eth0\nnameserver 10.0.0.53", ["10.0.0.53"]),
+            ("nameserver dns.corp.internal\nnameserver 10.0.0.53", ["10.0.0.53"]),
+            ("nameserver 10.0.0.256\nnameserver 1.2\nnameserver 010.0.0.1", ["127.0.0.1"]),
+            ("nameserver 0.0.0.0\nnameserver ::", ["127.0.0.1", "::1"]),
+            (" nameserver 10.0.0.53", ["127.0.0.1"]),
+            ("nameservers 10.0.0.53\nNAMESERVER 10.0.0.54\nnameserver", ["127.0.0.1"]),
+            ("nameserver fe80::1%eth0", ["127.0.0.1"]),
+            ("", ["127.0.0.1"]),
         ],
     )
-    async def test_its_failures_are_told_apart(
-        self, monkeypatch: pytest.MonkeyPatch, code: int, reason: ResolutionFailure
-    ) -> None:
-        def getaddrinfo(*args: object, **kwargs: object) -> None:
-            raise socket.gaierror(code, "Name or service not known")
+    def test_as_the_c_library_reads_them(self, text: str, servers: list[str]) -> None:
+        assert [str(server) for server in parse_nameservers(text)] == servers
 
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        assert (await failure(SystemResolver())).reason is reason
+    @settings(deadline=None, max_examples=100)
+    @given(st.text(alphabet="nameserver 10.:f%#;\n\t", max_size=80).map("nameserver ".__add__))
+    def test_any_text_gives_one_to_three_addresses_that_can_be_asked(self, text: str) -> None:
+        servers = parse_nameservers(text)
+        assert 1 <= len(servers) <= 3
+        for server in servers:
+            assert not server.is_unspecified
+            assert "%" not in str(server)
 
-    async def test_a_lookup_that_hangs_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        loop = asyncio.get_running_loop()
 
-        async def getaddrinfo(*args: object, **kwargs: object) -> None:
-            await asyncio.Event().wait()
+class TestResolvConf:
+    """What this machine's `resolv.conf` names is asked, with a server on loopback in its place."""
 
-        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
-        error = await failure(SystemResolver(timeout=0.01))
-        assert error.reason is ResolutionFailure.TIMEOUT
-        assert "within 0.01 s" in str(error)
+    async def test_its_servers_are_asked_for_the_absolute_name(self, tmp_path: Path) -> None:
+        """Rule 1: no search list, whatever the file says."""
+        path = tmp_path / "resolv.conf"
+        path.write_text("search corp.internal\noptions ndots:9\nnameserver 127.0.0.1\n")
+        async with dns_peer() as peer:
+            peer.add("web.corp.internal", "A", "10.0.0.66")
+            peer.add("web", "A", "10.0.0.5")
+            resolver = ResolvConf(path, port=peer.port)
+            assert await found(resolver, "web") == ["10.0.0.5"]
+            assert (await failure(resolver, "gone")).reason is ResolutionFailure.NO_SUCH_NAME
+            assert {question.name for question in peer.questions} == {"web", "gone"}
+
+    async def test_it_is_read_at_each_lookup(self, tmp_path: Path) -> None:
+        path = tmp_path / "resolv.conf"
+        async with dns_peer() as peer:
+            peer.add(NAME, "A", "10.0.0.5")
+            resolver = ResolvConf(path, port=peer.port, timeout=0.2)
+            path.write_text("nameserver 127.0.0.2\n")
+            with pytest.raises(ResolutionError, match=r"127[.]0[.]0[.]2"):
+                await resolver.addresses(NAME)
+            path.write_text("nameserver 127.0.0.1\n")
+            assert await found(resolver) == ["10.0.0.5"]
+
+    @pytest.mark.parametrize("where", ["none", "file/below"])
+    async def test_a_file_that_is_not_there_means_this_machine(self, tmp_path: Path, where: str) -> None:
+        (tmp_path / "file").write_text("")
+        async with dns_peer() as peer:
+            peer.add(NAME, "A", "10.0.0.5")
+            assert await found(ResolvConf(tmp_path / where, port=peer.port)) == ["10.0.0.5"]
+
+    async def test_a_file_that_cannot_be_read_is_our_own_trouble(self, tmp_path: Path) -> None:
+        """A client's name is not judged by it: what is raised is no ResolutionError."""
+        with pytest.raises(IsADirectoryError):
+            await ResolvConf(tmp_path).addresses(NAME)
+
+    async def test_slow_names_delay_no_others(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Rule 5: nothing waits for a thread. Here 60 names hang, and one does not."""
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("a thread was asked")
+
+        (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+        async with dns_peer() as peer:
+            peer.add(NAME, "A", "10.0.0.5")
+            all_asked = asyncio.Event()
+            names = [f"slow{number}.corp.internal" for number in range(60)]
+
+            def hang(peer: DnsPeer, query: dns.message.Message, transport: str) -> list[bytes]:
+                if len({question.name for question in peer.questions}) == len(names):
+                    all_asked.set()
+                return []
+
+            for name in names:
+                peer.always(name, hang)
+            monkeypatch.setattr(socket, "getaddrinfo", refuse)
+            monkeypatch.setattr(asyncio.get_running_loop(), "run_in_executor", refuse)
+            resolver = ResolvConf(tmp_path / "resolv.conf", port=peer.port, timeout=30)
+            slow = [asyncio.create_task(resolver.addresses(name)) for name in names]
+            await all_asked.wait()
+            assert await found(resolver) == ["10.0.0.5"]
+            assert not any(task.done() for task in slow)
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
 
     def test_it_is_the_default_of_a_configuration(self) -> None:
         chosen = build_resolver(())
         assert isinstance(chosen, LoopbackNames)
         assert isinstance(chosen._behind, HostsFile)
-        assert isinstance(chosen._behind._behind, SystemResolver)
+        assert chosen._behind._path == Path("/etc/hosts")
+        assert isinstance(chosen._behind._behind, ResolvConf)
+        assert chosen._behind._behind._path == Path("/etc/resolv.conf")
+        assert chosen._behind._behind._port == 53
         named = build_resolver(((IPv4Address("10.0.0.53"), 53),))
         assert isinstance(named, LoopbackNames)
         assert isinstance(named._behind, DnsResolver)
@@ -448,9 +504,14 @@ class TestHostsFile:
         with pytest.raises(ResolutionError, match="nobody knows it"):
             await HostsFile(tmp_path / "hosts", Nowhere()).addresses("web.corp.internal")
 
-    async def test_a_file_that_cannot_be_read_has_no_names(self, tmp_path: Path) -> None:
+    async def test_a_file_that_is_not_there_has_no_names(self, tmp_path: Path) -> None:
         with pytest.raises(ResolutionError, match="nobody knows it"):
             await HostsFile(tmp_path / "none", Nowhere()).addresses("web.corp.internal")
+
+    async def test_a_file_that_cannot_be_read_is_our_own_trouble(self, tmp_path: Path) -> None:
+        """The name may stand in it, so nobody else is asked."""
+        with pytest.raises(IsADirectoryError):
+            await HostsFile(tmp_path, Nobody()).addresses("web.corp.internal")
 
 
 class TestParseServer:

@@ -1,12 +1,15 @@
 """The URLs of http-01: the first one, and those that redirects lead to."""
 
+from ipaddress import ip_address
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmeca.acme.identifiers import Identifier, IdentifierType
-from acmeca.validation.targets import RedirectError, Target, build_target, parse_redirect
+from acmeca.validation.targets import RedirectError, Target, build_target, parse_origin, parse_redirect
 
+_JUNK = st.text(alphabet="[]:.x1@", max_size=3)
 PORTS = frozenset({80, 443})
 BASE = Target("http", Identifier(IdentifierType.DNS, "www.corp.internal"), 80, "/.well-known/acme-challenge/tok")
 
@@ -92,7 +95,8 @@ class TestRedirects:
             ("http://other.corp.internal:22/", "only ports 80, 443"),
             ("http://other.corp.internal:0/", "only ports"),
             ("http://other.corp.internal:8080/", "only ports"),
-            ("http://other.corp.internal:65536/", "not a URL"),
+            ("http://other.corp.internal:65536/", "only ports"),
+            ("http://other.corp.internal:000080/", "not a URL"),
             ("http://other.corp.internal:8o/", "not a URL"),
             ("http://other.corp.internal:-1/", "not a URL"),
             ("http://[fd00::5/", "not a URL"),
@@ -100,10 +104,27 @@ class TestRedirects:
             ("http://[10.0.0.5]/", "neither|not a URL"),
             ("http://[other]/", "neither|not a URL"),
             ("http://fd00::5/", "neither|not a URL"),
-            ("http:///x", "host is missing"),
-            ("http://", "host is missing"),
-            ("http:x", "host is missing"),
-            ("https:/x", "host is missing"),
+            ("http://[::1]x/", "not a URL"),
+            ("http://[::1]x:80/", "not a URL"),
+            ("http://[::1].corp.internal/", "not a URL"),
+            ("http://[::1]:80:80/", "not a URL"),
+            ("http://[::1][::2]/", "not a URL"),
+            ("http://[[::1]]/", "not a URL"),
+            ("http://x[::1]/", "not a URL"),
+            ("http://[]/", "not a URL"),
+            ("http://[v1.x]/", "neither"),
+            ("http://]/", "not a URL"),
+            ("http://other.corp.internal:80:80/", "not a URL"),
+            ("http://:80/", "neither"),
+            ("//[::1]x/", "not a URL"),
+            ("///x", "host of its Location is missing"),
+            ("//", "host of its Location is missing"),
+            ("1x://other.corp.internal/", "not a URL"),
+            (":80/x", "not a URL"),
+            ("http:///x", "host of its Location is missing"),
+            ("http://", "host of its Location is missing"),
+            ("http:x", "host of its Location is missing"),
+            ("https:/x", "host of its Location is missing"),
             ("http://127.1/", "neither"),
             ("http://2130706433/", "neither"),
             ("http://0x7f000001/", "neither"),
@@ -135,6 +156,8 @@ class TestRedirects:
         assert str(caught.value).isascii()
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 200
+        assert caught.value.location == location.encode()
+        assert "corp" not in str(caught.value), "the reason quotes nothing"
 
     def test_configured_ports_are_followed(self) -> None:
         assert follow("http://a.internal:5002/", ports=frozenset({80, 443, 5002})).port == 5002
@@ -165,3 +188,55 @@ class TestRedirects:
         assert target.url.isascii()
         assert "@" not in target.authority
         assert follow(target.url) == target
+
+    @settings(deadline=None, max_examples=500)
+    @given(
+        st.one_of(
+            st.text(alphabet="[]:.x1af0%@-_AZ", max_size=14),
+            st.builds(
+                "{}{}{}".format, _JUNK, st.sampled_from(["[::1]", "10.0.0.5", "a.internal", "[fd00::5]:443"]), _JUNK
+            ),
+        )
+    )
+    def test_a_host_is_taken_as_it_stands_or_not_at_all(self, authority: str) -> None:
+        """Rule 2: "refused, not repaired", whatever `urllib` makes of it."""
+        for location in (f"http://{authority}/x", f"//{authority}"):
+            try:
+                target = follow(location)
+            except RedirectError:
+                continue
+            host, port = authority, ""
+            if not authority.endswith("]") and ":" in authority:
+                host, _, port = authority.rpartition(":")
+            assert target.port == int(port or 80)
+            if target.host.type is IdentifierType.DNS:
+                assert host.lower() == target.host.value
+            elif ":" in target.host.value:
+                assert (host[0], host[-1]) == ("[", "]")
+                assert ip_address(host[1:-1]) == target.address
+            else:
+                assert host == target.host.value
+
+
+class TestOrigin:
+    @pytest.mark.parametrize(
+        ("url", "host", "port"),
+        [
+            ("https://ca.corp.internal", dns("ca.corp.internal"), 443),
+            ("http://pki.corp.internal", dns("pki.corp.internal"), 80),
+            ("https://ca.corp.internal:8443", dns("ca.corp.internal"), 8443),
+            ("http://10.0.0.9:8080", ip("10.0.0.9"), 8080),
+            ("https://[fd00::9]", ip("fd00::9"), 443),
+            ("http://CA.corp.internal/", dns("ca.corp.internal"), 80),
+        ],
+    )
+    def test_host_and_port(self, url: str, host: Identifier, port: int) -> None:
+        assert parse_origin(url) == (host, port)
+
+    @pytest.mark.parametrize(
+        "url",
+        ["", "ca.corp.internal", "ftp://ca.corp.internal", "https://", "https://a@b", "https://[::1]x", "https://1.2"],
+    )
+    def test_anything_else_is_a_mistake(self, url: str) -> None:
+        with pytest.raises(ValueError, match=r"no URL|no host"):
+            parse_origin(url)

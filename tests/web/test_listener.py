@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from acmeca.web import listener
+from acmeca.web.connection import Patience
 from acmeca.web.listener import Listener, ListenerError
 from tests.support.http_peer import has_ipv6_loopback
 from tests.support.server import RunningCa, reserved_port, running_ca, temporary_directory, until
@@ -110,11 +110,10 @@ class TestGarbage:
 
 
 class TestSilence:
-    async def test_a_silent_connection_is_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_silent_connection_is_closed(self) -> None:
         """RULES §5: "Silent connections do not use up a worker"."""
-        monkeypatch.setattr(listener, "_FIRST_REQUEST_SECONDS", 0.05)
         with reserved_port() as port:
-            served = Listener(hello_app(), host="127.0.0.1", port=port)
+            served = Listener(hello_app(), host="127.0.0.1", port=port, patience=Patience(first_request=0.05))
             await served.start()
             try:
                 for sent in (b"", b"GET / HT"):
@@ -130,10 +129,10 @@ class TestSilence:
             finally:
                 await served.stop()
 
-    async def test_a_silent_handshake_is_closed(self, ca: RunningCa, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(listener, "_FIRST_REQUEST_SECONDS", 0.05)
+    async def test_a_silent_handshake_is_closed(self, ca: RunningCa) -> None:
         with reserved_port() as port:
-            served = Listener(hello_app(), host="127.0.0.1", port=port, tls=ca.opened.tls)
+            patience = Patience(first_request=0.05)
+            served = Listener(hello_app(), host="127.0.0.1", port=port, tls=ca.opened.tls, patience=patience)
             await served.start()
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -225,10 +224,8 @@ class TestStop:
             assert await reader.read() == b""
             writer.close()
 
-    async def test_a_request_that_never_ends_is_cancelled(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_request_that_never_ends_is_cancelled(self) -> None:
         """A stop is bounded: systemd waits ninety seconds, people less."""
-        monkeypatch.setattr(listener, "_SHUTDOWN_SECONDS", 0.05)
-        monkeypatch.setattr(listener, "_CANCEL_SECONDS", 0.05)
         begun, cancelled = asyncio.Event(), asyncio.Event()
 
         async def forever(_: web.Request) -> web.Response:
@@ -243,7 +240,8 @@ class TestStop:
         app = web.Application()
         app.router.add_get("/", forever)
         with reserved_port() as port:
-            served = Listener(app, host="127.0.0.1", port=port)
+            patience = Patience(stopping=0.05, cancelling=0.05)
+            served = Listener(app, host="127.0.0.1", port=port, patience=patience)
             await served.start()
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
