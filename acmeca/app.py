@@ -50,8 +50,9 @@ from acmeca.validation.resolver import build_resolver
 from acmeca.web.acme import MAX_BODY, AcmeResources
 from acmeca.web.control import SOCKET_NAME, build_control_app
 from acmeca.web.front_page import CertificateCard, FrontPageModel, add_front_page, build_certificate_card
+from acmeca.web.limits import ConnectionLimits, raise_descriptor_limit
 from acmeca.web.listener import Listener
-from acmeca.web.middleware import acme_middleware
+from acmeca.web.middleware import acme_middleware, build_refusal
 from acmeca.web.status import StatusResources, status_middleware
 
 log = logging.getLogger(__name__)
@@ -256,9 +257,17 @@ async def serving(opened: Opened) -> AsyncIterator[None]:
     config = opened.config
     acme_host, acme_port = config.server.acme_listen
     status_host, status_port = config.server.status_listen
-    status = Listener(build_status_app(opened), host=status_host, port=status_port)
-    acme = Listener(build_acme_app(opened), host=acme_host, port=acme_port, tls=opened.tls)
-    control = Listener(build_control_app(opened.administration), host="", port=0)
+    limits = ConnectionLimits.from_descriptors(raise_descriptor_limit())
+    status = Listener(build_status_app(opened), host=status_host, port=status_port, max_connections=limits.status)
+    acme = Listener(
+        build_acme_app(opened),
+        host=acme_host,
+        port=acme_port,
+        tls=opened.tls,
+        max_connections=limits.acme,
+        refusal=build_refusal,
+    )
+    control = Listener(build_control_app(opened.administration), host="", port=0, max_connections=limits.control)
     socket_path = config.server.data_dir / SOCKET_NAME
     async with AsyncExitStack() as stack:
         await opened.jobs.prepare()

@@ -1,4 +1,4 @@
-"""Certificates: list, show, revoke; and the CRLs that tell of them."""
+"""Certificates: list, show, revoke."""
 
 import sys
 from datetime import UTC, datetime
@@ -6,31 +6,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from rich.text import Text
 
 from acmeca.cli.connection import run_operation
+from acmeca.cli.options import json_option, parse_seconds
 from acmeca.cli.output import examples, print_json, print_line, print_pairs, print_table
-from acmeca.config import parse_duration
 from acmeca.errors import AcmecaError
-from acmeca.keystore.pem import write_durably
 from acmeca.service.administration import REASONS
 from acmeca.storage.certificates import CertificateStatus
 
 _COLOURS: Final = {"valid": "green", "revoked": "red", "expired": "dim", "unsigned": "yellow"}
 _SERVER_PROFILE: Final = "server"
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
-
-
-def _duration(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    try:
-        return int(parse_duration(value).total_seconds())
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 @click.command(
@@ -47,12 +33,12 @@ def _duration(_: click.Context, __: click.Parameter, value: str | None) -> int |
 @click.option("--status", type=click.Choice([status.value for status in CertificateStatus]))
 @click.option(
     "--expires-within",
-    callback=_duration,
+    callback=parse_seconds,
     metavar="DURATION",
     help="Ends within this time, like 30d or 12h. Valid ones, unless --status says otherwise.",
 )
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
-@_json_option
+@json_option
 @click.pass_obj
 def list_certificates(
     config_path: Path | None,
@@ -103,7 +89,7 @@ def list_certificates(
 )
 @click.argument("serial")
 @click.option("--pem", is_flag=True, help="Print the certificate itself, as PEM, and nothing else.")
-@_json_option
+@json_option
 @click.pass_obj
 def show(config_path: Path | None, *, serial: str, pem: bool, as_json: bool) -> None:
     """Show a certificate: who has it, who signed it, whether it was revoked.
@@ -140,7 +126,7 @@ def show(config_path: Path | None, *, serial: str, pem: bool, as_json: bool) -> 
     help=f"One of {', '.join(REASONS)}.",
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@_json_option
+@json_option
 @click.pass_obj
 def revoke(config_path: Path | None, *, serial: str, reason: str, yes: bool, as_json: bool) -> None:
     """Revoke a certificate, for good: OCSP and the CRL tell of it at once.
@@ -174,83 +160,6 @@ def revoke(config_path: Path | None, *, serial: str, reason: str, yes: bool, as_
         )
     else:
         print_line(f"OCSP says so from now on, and CRL {result['crl_number']} lists it.")
-
-
-@click.command(
-    short_help="Show the CRLs, or publish new ones.",
-    epilog=examples(
-        "acmeca crl", "acmeca crl --publish", "acmeca crl --issuer 9vhAv9rRoogB6iiOl2kYOA --output issuing.crl"
-    ),
-)
-@click.option("--issuer", help="One issuer's CRL, by the id in its URL.")
-@click.option("--publish", is_flag=True, help="Make and publish a new one first.")
-@click.option(
-    "--output", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Write it to a file (with --issuer)."
-)
-@click.option("--pem", is_flag=True, help="Write PEM instead of DER (with --output).")
-@_json_option
-@click.pass_obj
-def crl(
-    config_path: Path | None,
-    *,
-    issuer: str | None,
-    publish: bool,
-    output: Path | None,
-    pem: bool,
-    as_json: bool,
-) -> None:
-    """Show the CRLs: their numbers, how long they are good for, what they list; or publish new ones.
-
-    A root's CRL is made where its key is, and only shown here.
-    """
-    if output is not None and issuer is None:
-        raise click.UsageError("--output writes one CRL: say which with --issuer (acmeca crl lists them)")
-    if pem and output is None:
-        raise click.UsageError("--pem goes with --output")
-    if output is not None and as_json:
-        raise click.UsageError("--output and --json are two answers to one question; choose one")
-    arguments: dict[str, object] = {"issuer": issuer, "publish": publish, "with_der": output is not None}
-    result = run_operation(config_path, "crl", arguments)
-    if as_json:
-        print_json(result)
-    elif output is not None:
-        _write_crl(result["crls"][0], output, pem=pem)
-    else:
-        _print_crls(result["crls"])
-
-
-def _write_crl(item: dict[str, Any], output: Path, *, pem: bool) -> None:
-    if item["number"] is None:
-        raise AcmecaError(f"issuer {item['issuer']} has no CRL yet; make one with: acmeca crl --publish")
-    der = bytes.fromhex(item["der"])
-    data = x509.load_der_x509_crl(der).public_bytes(Encoding.PEM) if pem else der
-    write_durably(output, data, mode=0o644)  # whole or not at all: a web server may be reading it
-    print_line(f"{output}: CRL {item['number']} of {item['issuer_name']}")
-
-
-def _print_crls(items: list[dict[str, Any]]) -> None:
-    for position, item in enumerate(items):
-        if position:
-            click.echo()
-        print_line((item["issuer_name"], "bold"))
-        pairs: dict[str, str | Text] = {"issuer": item["issuer"], "url": item["url"]}
-        if item["number"] is None:
-            pairs["number"] = Text("none yet: the server makes the first one when it starts", "yellow")
-        else:
-            waiting = f", {item['pending']} more wait for the next one" if item["pending"] else ""
-            pairs |= {
-                "number": str(item["number"]),
-                "entries": f"{item['entries']}{waiting}",
-                "this update": item["this_update"],
-                "next update": _next_update(item["next_update"]),
-            }
-        print_pairs(pairs, indent="  ")
-
-
-def _next_update(moment: str) -> Text:
-    if datetime.fromisoformat(moment) < datetime.now(UTC):
-        return Text.assemble(moment, (" (over: careful clients accept nothing)", "bold red"))
-    return Text(moment)
 
 
 def _print_certificate(item: dict[str, Any], *, stderr: bool = False) -> None:

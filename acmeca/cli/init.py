@@ -260,7 +260,8 @@ def _report(config: Config, hierarchy: Hierarchy, path: Path) -> None:
         }
     )
     print_line(
-        "\nMove the root's key to a safe that no server reads: acmeca never opens it again.\n"
+        "\nMove the root's key to a safe that no server reads. It is needed once a year, for a minute, to renew the root's CRL:\n"
+        "acmeca crl --root-key FILE. The server never opens it.\n"
         f"Everything in {config.server.data_dir} belongs to {user_name(os.getuid())}: run the server as that user.\n"
         f"Then run:  acmeca --config {path} serve\n"
         f"OCSP and CRLs will be at {config.server.status_url}: acmeca doctor looks whether it answers."

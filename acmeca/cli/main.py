@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from acmeca import __version__
-from acmeca.cli.certificates import crl, list_certificates, revoke, show
+from acmeca.cli.certificates import list_certificates, revoke, show
+from acmeca.cli.crls import crl
 from acmeca.cli.doctor import doctor
 from acmeca.cli.init import init
 from acmeca.cli.output import examples, print_failure

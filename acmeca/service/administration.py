@@ -14,13 +14,15 @@ from typing import Final, TypeAlias
 
 from cryptography import x509
 
+from acmeca import audit
 from acmeca.acme.identifiers import canonical_dns_name
 from acmeca.acme.objects import format_time
 from acmeca.errors import AcmecaError, Conflict, NotFound
 from acmeca.pki.issuer import Issuer
 from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
-from acmeca.service.issuers import Issuers, fingerprint, to_pem
+from acmeca.service.issuers import ROOT_CRL_LIFETIME, Issuers, fingerprint, to_pem
+from acmeca.service.root_crls import RootCrls
 from acmeca.service.status import Status, format_serial
 from acmeca.storage.certificates import Certificate, CertificateStatus, Search
 from acmeca.storage.issuers import StoredIssuer
@@ -45,6 +47,7 @@ _HEX: Final = re.compile(r"[0-9a-f]+\Z")
 _MAX_SERIAL_DIGITS: Final = 60  # characters; 20 octets (RFC 5280 §4.1.2.2) take 49 in decimal
 _DEFAULT_LISTED: Final = 100
 _MAX_LISTED: Final = 10_000
+_MAX_NUMBER: Final = 2**63 - 1  # what the store's column holds
 _SHOWN: Final = 64  # characters of what was typed
 
 
@@ -59,11 +62,15 @@ class Administration:
         self._issuers = issuers
         self._status = status
         self._ambient = ambient
+        self._root_crls = RootCrls(store, issuers=issuers, status=status, ambient=ambient)
         self._operations: dict[str, Callable[[Json, str], Awaitable[Json]]] = {
             "list": self._list,
             "show": self._show,
             "revoke": self._revoke,
             "crl": self._crl,
+            "issuers": self._list_issuers,
+            "root_crl_begin": self._begin_root_crl,
+            "root_crl_publish": self._publish_root_crl,
         }
 
     async def call(self, operation: str, arguments: Json, *, user: str) -> Json:
@@ -142,7 +149,7 @@ class Administration:
             log.exception("%s is revoked, but the CRL could not be made now; it is tried again", revoked.serial)
         return _summary(revoked, self._ambient.now()) | {"crl_number": crl_number}
 
-    async def _crl(self, arguments: Json, _: str) -> Json:
+    async def _crl(self, arguments: Json, user: str) -> Json:
         """Arguments: `issuer` (an id; all without it), `publish` (make new ones first), `with_der` (the CRLs themselves)."""
         wanted = _text(arguments, "issuer")
         chosen = [stored for stored in self._issuers.all if wanted in {None, stored.issuer.id}]
@@ -151,8 +158,56 @@ class Administration:
         if arguments.get("publish"):
             for stored in chosen:
                 if wanted is not None or self._issuers.signer(stored.issuer.id) is not None:
-                    await self._status.publish_crl(stored.issuer.id)
+                    await self._status.publish_crl(stored.issuer.id, actor=audit.admin_actor(user))
         return {"crls": [await self._shown_crl(stored, with_der=bool(arguments.get("with_der"))) for stored in chosen]}
+
+    async def _list_issuers(self, _: Json, __: str) -> Json:
+        """Every issuer with its certificate, roots and retired ones included."""
+        return {
+            "issuers": [
+                _issuer(stored.issuer)
+                | {
+                    "is_root": stored.is_root,
+                    "state": stored.state.value,
+                    "certificate": to_pem(stored.issuer.certificate_der).decode(),
+                    "ocsp_url": stored.issuer.ocsp_url,
+                    "crl_url": stored.issuer.crl_url,
+                    "issuer_url": stored.issuer.issuer_url,
+                }
+                for stored in self._issuers.all
+            ]
+        }
+
+    async def _begin_root_crl(self, arguments: Json, user: str) -> Json:
+        """Arguments: `issuer`, `lifetime` (seconds), `clock_is_right`. The draft is for the root's key, which is elsewhere."""
+        lifetime = _number(arguments, "lifetime")
+        draft = await self._root_crls.begin(
+            _text(arguments, "issuer") or "",
+            lifetime=ROOT_CRL_LIFETIME if lifetime is None else _duration(lifetime),
+            clock_is_right=arguments.get("clock_is_right") is True,
+            actor=audit.admin_actor(user),
+        )
+        return {
+            "issuer": draft.issuer_id,
+            "number": draft.number,
+            "this_update": format_time(draft.this_update),
+            "next_update": format_time(draft.next_update),
+            "revoked": [[serial, format_time(at), reason] for serial, at, reason in draft.revoked],
+        }
+
+    async def _publish_root_crl(self, arguments: Json, user: str) -> Json:
+        """Arguments: `issuer` and `number` of the draft, `der` (hex of the signed CRL). No key, in any form."""
+        issuer_id = _text(arguments, "issuer") or ""
+        try:
+            crl_der = bytes.fromhex(_text(arguments, "der") or "")
+        except ValueError:
+            raise AcmecaError("der: the CRL is expected in hex") from None
+        number = _number(arguments, "number")
+        if number is None or number > _MAX_NUMBER:
+            raise AcmecaError("number: the draft's number is expected")
+        await self._root_crls.publish(issuer_id, number, crl_der, actor=audit.admin_actor(user))
+        (stored,) = [stored for stored in self._issuers.roots if stored.issuer.id == issuer_id]
+        return await self._shown_crl(stored, with_der=False)
 
     async def _shown_crl(self, stored: StoredIssuer, *, with_der: bool) -> Json:
         """A CRL for people; its members are None for an issuer that has none yet, as before the first start."""
@@ -246,6 +301,13 @@ def _issuer(issuer: Issuer) -> Json:
 
 def _time_or_none(moment: datetime | None) -> str | None:
     return None if moment is None else format_time(moment)
+
+
+def _duration(seconds: int) -> timedelta:
+    try:
+        return timedelta(seconds=seconds)
+    except OverflowError:
+        raise AcmecaError("lifetime: that is longer than any CRL lasts") from None
 
 
 def _later(now: datetime, seconds: int) -> datetime:

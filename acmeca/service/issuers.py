@@ -1,6 +1,7 @@
 """The issuers of this server: which one signs, with which key, and how a new hierarchy is made.
 
-Rule 1: the root's key signs the intermediate and the root's CRL when the hierarchy is made, and is never opened again.
+Rule 1: the root's key signs the intermediate and the root's first CRL when the hierarchy is made. The server never opens it
+again; its later CRLs are signed on the command line (`cli/root_crl.py`).
 Rule 2: what goes to disk first is the keys, what goes last is the rows: a hierarchy exists once its rows do, and a crash
 before that leaves key files that nothing refers to.
 """

@@ -12,14 +12,13 @@ from typing import Final
 import h11
 
 from acmeca.acme.challenges import FailureKind, ObservedFailure
-from acmeca.quoting import escape
 
 HEADER_LIMIT: Final = 8 * 1024
 BODY_LIMIT: Final = 1024
 TOTAL_LIMIT: Final = HEADER_LIMIT + 8 * 1024  # 1 KiB of one-byte chunks takes 6 KiB
 
 _READ: Final = 2048
-_SHOWN: Final = 65  # one more than is shown, so that `escape` marks the cut
+_QUOTED: Final = 65  # one more than a problem shows, so that `escape` marks the cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,8 @@ class Exchange:
         Nothing that a peer may send raises.
         """
         self._received += len(data)
-        if len(self._head) < _SHOWN:
-            self._head += data[: _SHOWN - len(self._head)]
+        if len(self._head) < _QUOTED:
+            self._head += data[: _QUOTED - len(self._head)]
         if not self._received:
             return ObservedFailure(FailureKind.CLOSED, "the connection was closed without an answer")
         try:
@@ -124,10 +123,9 @@ class Exchange:
         if closed:
             return ObservedFailure(FailureKind.CLOSED, "the connection was closed before the end of the answer")
         if self._response is None:
-            return ObservedFailure(FailureKind.RESPONSE, f'the answer is not HTTP/1.x: "{escape(self._head)}"')
-        return ObservedFailure(
-            FailureKind.RESPONSE, f'the body is not framed as HTTP/1.1 asks: "{escape(str(error).encode())}"'
-        )
+            return ObservedFailure(FailureKind.RESPONSE, "the answer is not HTTP/1.x", self._head)
+        # h11 quotes what it could not read
+        return ObservedFailure(FailureKind.RESPONSE, "the body is not framed as HTTP/1.1 asks", str(error).encode())
 
     def _too_long(self) -> ObservedFailure:
         if self._response is None:

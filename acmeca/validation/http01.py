@@ -2,10 +2,12 @@
 
 Rule 1: our own dialler. A name is resolved once per request, every address is checked, and the connection goes to an
 address that was checked, never to the name. Each redirect starts again from there.
-Rule 2: nothing that a peer does raises: every outcome is an `Http01Observation`. Only cancellation passes, and the OSError
-of a machine that has run out of sockets or memory: that is not the peer's fault, and must not become its problem.
+Rule 2: nothing that a peer does raises: every outcome is an `Http01Observation`. Only cancellation passes, and what is not
+the peer's fault and must not become its problem: the OSError of a machine that has run out of sockets or memory or cannot
+read its own files, and `Busy` where we have too many connections open to an address.
 Rule 3: every socket is closed when `observe` returns, however it returns.
-Rule 4: bounded in everything: ten seconds, ten redirects, four addresses a request, the bytes of `exchange`.
+Rule 4: bounded in everything: ten seconds, ten redirects, four addresses a request, the bytes of `exchange`, and sixteen
+connections to one address at once. Waiting for one of these is bounded apart; the peer's ten seconds stand still meanwhile.
 Rule 5: no proxy of the environment, no cookie, no kept connection, no cache.
 """
 
@@ -16,7 +18,7 @@ import socket
 import ssl
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 from acmeca.acme.challenges import (
@@ -27,14 +29,16 @@ from acmeca.acme.challenges import (
     ObservedFailure,
     RefusedAddress,
 )
-from acmeca.acme.identifiers import Identifier
+from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.quoting import escape
 from acmeca.validation.exchange import Exchange, Response
 from acmeca.validation.networks import EXHAUSTED, AddressPolicy, Endpoint, IPAddress, IPNetwork
 from acmeca.validation.resolver import ResolutionError, Resolver
-from acmeca.validation.targets import DEFAULT_PORTS, RedirectError, Target, build_target, parse_redirect
+from acmeca.validation.targets import DEFAULT_PORTS, RedirectError, Target, build_target, parse_origin, parse_redirect
+from acmeca.validation.turns import Patience, Turns
 
 TOTAL_SECONDS: Final = 10.0
+WAIT_SECONDS: Final = 15.0  # with the peer's ten within the 30 that RULES §3 gives the whole
 CONNECT_SECONDS: Final = 2.0  # leaves time for the other addresses, and for one SYN sent again
 MAX_REDIRECTS: Final = 10
 SHOWN_ADDRESSES: Final = 8
@@ -47,8 +51,11 @@ class Http01Validator:
 
     `http_port` is where the first request goes: "This request MUST be sent to TCP port 80" (§8.3), another value is for
     tests and for networks that have agreed on one. Redirects may go to 80, 443 and both configured ports; a URL without
-    a port means its scheme's own. `allowed_networks` and `own_endpoints` are those of `AddressPolicy`; timeouts are in
-    seconds, `connect_timeout` for one address and a TLS handshake each, `total_timeout` for everything.
+    a port means its scheme's own. `allowed_networks` and `own_endpoints` are those of `AddressPolicy`; `own_urls` are the
+    URLs that others reach this CA by, which may lead to our listeners by way of another machine: what has the host and the
+    port of one of them is not asked, nor an address that stands in one. Timeouts are in seconds, `connect_timeout` for one
+    address and a TLS handshake each, `total_timeout` for everything that a peer does, `wait_timeout` for waiting until there
+    are fewer connections to an address.
     """
 
     def __init__(
@@ -57,32 +64,41 @@ class Http01Validator:
         resolver: Resolver,
         allowed_networks: tuple[IPNetwork, ...],
         own_endpoints: Callable[[], Collection[Endpoint]],
+        own_urls: tuple[str, ...],
         user_agent: str,
         http_port: int = 80,
         https_port: int = 443,
         total_timeout: float = TOTAL_SECONDS,
         connect_timeout: float = CONNECT_SECONDS,
+        wait_timeout: float = WAIT_SECONDS,
     ) -> None:
         self._resolver = resolver
-        self._policy = AddressPolicy(allowed_networks, own_endpoints)
+        self._own_origins = frozenset(map(parse_origin, own_urls))
+        own_addresses = frozenset(
+            (ip_address(host.value), port) for host, port in self._own_origins if host.type is IdentifierType.IP
+        )
+        self._policy = AddressPolicy(allowed_networks, lambda: (*own_endpoints(), *own_addresses))
+        self._turns = Turns()
         self._user_agent = user_agent
         self._http_port = http_port
         self._ports = frozenset({*DEFAULT_PORTS.values(), http_port, https_port})
         self._total_timeout = total_timeout
         self._connect_timeout = connect_timeout
+        self._wait_timeout = wait_timeout
         self._tls = _unverified_tls()
 
     async def observe(self, identifier: Identifier, token: str) -> Http01Observation:
         """Ask `identifier` (a name or an address, never a wildcard) for the key authorization of `token`.
 
-        Raises ValueError for a wildcard or a token that is none, both mistakes of the caller, and OSError when this
-        machine has no socket or memory left: nothing was learnt then, try again.
+        Raises ValueError for a wildcard or a token that is none, both mistakes of the caller. Raises OSError when this
+        machine has no socket or memory left or cannot read its own files, and `Busy` when the connections to an address
+        did not become fewer in time: nothing was learnt then, try again.
         """
         visit = _Visit(build_target(identifier, token, port=self._http_port))
         walk = [visit]
         try:
-            async with asyncio.timeout(self._total_timeout):
-                outcome = await self._walk(walk)
+            async with asyncio.timeout(self._total_timeout) as peer_time:
+                outcome = await self._walk(walk, Patience(peer_time, self._wait_timeout))
         except TimeoutError:
             outcome = ObservedFailure(FailureKind.TIMEOUT, f"no complete answer within {self._total_timeout:g} s")
         visit = walk[-1]
@@ -91,11 +107,11 @@ class Http01Validator:
             return Http01Observation(identifier, hops, body=visit.body, failure=outcome)
         return Http01Observation(identifier, hops, body=outcome.body, body_complete=outcome.complete)
 
-    async def _walk(self, walk: list["_Visit"]) -> Response | ObservedFailure:
+    async def _walk(self, walk: list["_Visit"], patience: Patience) -> Response | ObservedFailure:
         """Ask the first target, then those that redirects lead to. `walk` grows by a visit per request."""
         while True:
             visit = walk[-1]
-            outcome = await self._visit(visit)
+            outcome = await self._visit(visit, patience)
             if isinstance(outcome, ObservedFailure) or outcome.status not in REDIRECTS:
                 return outcome
             # "The server SHOULD follow redirects when dereferencing the URL" (§8.3)
@@ -108,13 +124,16 @@ class Http01Validator:
             try:
                 target = parse_redirect(outcome.locations[0], base=visit.target, ports=self._ports)
             except RedirectError as error:
-                return ObservedFailure(FailureKind.REDIRECT, str(error))
+                return ObservedFailure(FailureKind.REDIRECT, f"a redirect is not followed: {error}", error.location)
             walk.append(_Visit(target))
 
-    async def _visit(self, visit: "_Visit") -> Response | ObservedFailure:
-        """One request. 1. Resolve. 2. Check every address. 3. Connect to one that passed. 4. Speak."""
+    async def _visit(self, visit: "_Visit", patience: Patience) -> Response | ObservedFailure:
+        """One request. 1. Not to ourselves. 2. Resolve. 3. Check every address. 4. Connect to one that passed, and speak."""
         host = escape(visit.target.host.value.encode("ascii"))  # the host of a redirect is a peer's choice
-        # Step 1: an `ip` identifier is its own address (RFC 8738 §4)
+        # Step 1
+        if (visit.target.host, visit.target.port) in self._own_origins:
+            return ObservedFailure(FailureKind.NOT_ALLOWED, f"{host} port {visit.target.port} is a listener of this CA")
+        # Step 2: an `ip` identifier is its own address (RFC 8738 §4)
         address = visit.target.address
         if address is not None:
             addresses: tuple[IPAddress, ...] = (address,)
@@ -123,7 +142,7 @@ class Http01Validator:
                 addresses = await self._resolver.addresses(visit.target.host.value)
             except ResolutionError as error:
                 return ObservedFailure(FailureKind.RESOLUTION, f"{host} cannot be looked up: {error}")
-        # Step 2
+        # Step 3
         allowed = self._allowed(visit, addresses)
         if not allowed:
             named = [f"{refused.address} is {refused.reason}" for refused in visit.refused]
@@ -132,13 +151,14 @@ class Http01Validator:
                 FailureKind.NOT_ALLOWED,
                 f"no address of {host} is allowed: {'; '.join(named[:SHOWN_ADDRESSES] + more)}",
             )
-        # Step 3
-        connection = await self._connect_any(visit, allowed)
-        if connection is None:
-            tried = "; ".join(f"{attempt.endpoint} {attempt.failure}" for attempt in visit.attempts)
-            return ObservedFailure(FailureKind.CONNECT, f"no connection: {tried}")
         # Step 4
-        return await self._speak(visit, connection)
+        for each in allowed:
+            async with self._turns.turn(each, patience):
+                connection = await self._connect(visit, each)
+                if connection is not None:
+                    return await self._speak(visit, connection)
+        tried = "; ".join(f"{attempt.endpoint} {attempt.failure}" for attempt in visit.attempts)
+        return ObservedFailure(FailureKind.CONNECT, f"no connection: {tried}")
 
     def _allowed(self, visit: "_Visit", addresses: tuple[IPAddress, ...]) -> tuple[IPAddress, ...]:
         """The addresses to try, in order: IPv6 first, two of each family. Those that are not allowed are noted."""
@@ -153,21 +173,19 @@ class Http01Validator:
         ipv4 = [address for address in allowed if not isinstance(address, IPv6Address)]
         return (*ipv6[:ADDRESSES_PER_FAMILY], *ipv4[:ADDRESSES_PER_FAMILY])
 
-    async def _connect_any(self, visit: "_Visit", addresses: tuple[IPAddress, ...]) -> socket.socket | None:
-        """The first connection that stands. Only a failure to connect leads to the next address."""
-        for address in addresses:
-            port = visit.target.port
-            endpoint = f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
-            try:
-                connection = await self._connect(address, port)
-            except OSError as error:  # a TimeoutError among them
-                visit.attempts.append(Attempt(endpoint, self._describe(error)))
-            else:
-                visit.attempts.append(Attempt(endpoint, None))
-                return connection
-        return None
+    async def _connect(self, visit: "_Visit", address: IPAddress) -> socket.socket | None:
+        """A connection that stands, or None. Only a failure to connect leads to the next address."""
+        port = visit.target.port
+        endpoint = f"[{address}]:{port}" if isinstance(address, IPv6Address) else f"{address}:{port}"
+        try:
+            connection = await self._dial(address, port)
+        except OSError as error:  # a TimeoutError among them
+            visit.attempts.append(Attempt(endpoint, self._describe(error)))
+            return None
+        visit.attempts.append(Attempt(endpoint, None))
+        return connection
 
-    async def _connect(self, address: IPAddress, port: int) -> socket.socket:
+    async def _dial(self, address: IPAddress, port: int) -> socket.socket:
         connection = socket.socket(
             socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET, socket.SOCK_STREAM
         )
@@ -251,7 +269,9 @@ class _Visit:
 
     def to_hop(self) -> Hop:
         status = None if self.exchange is None else self.exchange.status
-        return Hop(self.target.url, tuple(self.refused), tuple(self.attempts), status)
+        return Hop(
+            self.target.url, self.target.origin, self.target.host, tuple(self.refused), tuple(self.attempts), status
+        )
 
 
 def _unverified_tls() -> ssl.SSLContext:

@@ -30,7 +30,11 @@ _SPECIAL_RANGES: Final[tuple[tuple[IPNetwork, str], ...]] = tuple(
         ("0.0.0.0/32", "unspecified"),
         ("0.0.0.0/8", "this network (RFC 1122)"),
         ("127.0.0.0/8", "loopback"),
+        # The single addresses are metadata and host services of clouds, out of link-local and inside many an allow-list.
+        ("100.100.100.200/32", "cloud metadata (Alibaba)"),
+        ("168.63.129.16/32", "cloud metadata (Azure)"),
         ("169.254.0.0/16", "link-local, where clouds serve metadata"),
+        ("192.0.0.192/32", "cloud metadata (Oracle)"),
         ("224.0.0.0/4", "multicast"),
         ("255.255.255.255/32", "broadcast"),
         ("240.0.0.0/4", "reserved (RFC 1112)"),
@@ -46,7 +50,8 @@ _SPECIAL_RANGES: Final[tuple[tuple[IPNetwork, str], ...]] = tuple(
         ("fe80::/10", "link-local"),
         ("fec0::/10", "site-local (RFC 3879)"),
         ("ff00::/8", "multicast"),
-        # Inside fc00::/7, and therefore inside many an allow-list: the metadata services that clouds put there.
+        # The same inside fc00::/7.
+        ("fd00:42::42/128", "cloud metadata (Scaleway)"),
         ("fd00:ec2::/32", "cloud metadata (AWS)"),
         ("fd20:ce::254/128", "cloud metadata (Google)"),
         ("fd00:c1::a9fe:a9fe/128", "cloud metadata (Oracle)"),

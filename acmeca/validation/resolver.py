@@ -5,17 +5,19 @@ wildcard record in a search domain would answer for every name that does not exi
 Rule 2: `localhost` and what is below it is loopback without asking anyone (RFC 6761 §6.3), whatever the resolver.
 Rule 3: a lookup that fails says whether the name does not exist, has no address, or could not be looked up.
 Rule 4: IPv6 addresses come first.
+Rule 5: nothing waits for a thread. A server that is silent costs a socket and a timer, so that slow names delay no others.
 """
 
 import asyncio
 import random
-import socket
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Protocol, TypeAlias
 
 import dns.asyncquery
@@ -33,6 +35,8 @@ Server: TypeAlias = tuple[IPAddress, int]
 """A recursive resolver: its address and its port, UDP and TCP."""
 
 HOSTS_FILE: Final = Path("/etc/hosts")
+RESOLV_CONF: Final = Path("/etc/resolv.conf")
+MAX_NAMESERVERS: Final = 3  # as the C library has it
 DEFAULT_DNS_PORT: Final = 53
 LOOKUP_SECONDS: Final = 5.0
 ATTEMPT_SECONDS: Final = 1.5
@@ -41,7 +45,9 @@ PAUSE_SECONDS: Final = 0.1
 MAX_ALIASES: Final = 8  # CNAMEs asked for one by one, each answer's own chain aside (dnspython bounds that at 16)
 MAX_ADDRESSES: Final = 32
 
-_LOOPBACK: Final[tuple[IPAddress, ...]] = (IPv6Address("::1"), IPv4Address("127.0.0.1"))
+_THIS_MACHINE: Final[Mapping[int, IPAddress]] = MappingProxyType({6: IPv6Address("::1"), 4: IPv4Address("127.0.0.1")})
+_LOOPBACK: Final[tuple[IPAddress, ...]] = tuple(_THIS_MACHINE.values())
+_NAMESERVER: Final = re.compile(r"nameserver[ \t]+([0-9A-Fa-f:.]+)(?:[ \t;#]|\Z)")
 
 
 class ResolutionFailure(StrEnum):
@@ -67,31 +73,6 @@ class Resolver(Protocol):
     async def addresses(self, name: str) -> tuple[IPAddress, ...]:
         """The addresses of a lower-case A-label name, IPv6 first; at least one, each once. Raises ResolutionError."""
         ...
-
-
-class SystemResolver:
-    """The operating system's resolver (getaddrinfo) in a thread of the event loop's pool.
-
-    Names are asked with the dot of the root behind them, which keeps the search list away (Rule 1) and, with glibc,
-    `/etc/hosts` too; `HostsFile` brings that back. A lookup that takes longer than `timeout` seconds is given up; its thread ends when the system says so.
-    """
-
-    def __init__(self, *, timeout: float = LOOKUP_SECONDS) -> None:
-        self._timeout = timeout
-
-    async def addresses(self, name: str) -> tuple[IPAddress, ...]:
-        try:
-            async with asyncio.timeout(self._timeout):
-                found = await asyncio.get_running_loop().getaddrinfo(
-                    name.encode("ascii") + b".", None, type=socket.SOCK_STREAM
-                )
-        except TimeoutError:
-            raise ResolutionError(
-                ResolutionFailure.TIMEOUT, f"the system's resolver gave no answer within {self._timeout:g} s"
-            ) from None
-        except socket.gaierror as error:
-            raise _system_failure(error) from None
-        return _in_order(ip_address(item[4][0]) for item in found)
 
 
 class DnsResolver:
@@ -196,6 +177,25 @@ class DnsResolver:
         return " and ".join(_show(server) for server in self._servers)
 
 
+class ResolvConf:
+    """The servers that this machine asks, by its `/etc/resolv.conf`, read at each lookup; they are asked as `DnsResolver` does.
+
+    Of the file only the `nameserver` lines count: names are absolute, so that neither `search` nor `ndots` matters, and the
+    times are ours. A file that is not there means the server of this machine, 127.0.0.1, as it does to the C library; one
+    that cannot be read is our own trouble: OSError passes. What else the C library may ask (LDAP, mDNS and other modules
+    of `nsswitch.conf`) is not asked. `port` is for tests.
+    """
+
+    def __init__(self, path: Path, *, timeout: float = LOOKUP_SECONDS, port: int = DEFAULT_DNS_PORT) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._port = port
+
+    async def addresses(self, name: str) -> tuple[IPAddress, ...]:
+        servers = tuple((address, self._port) for address in parse_nameservers(_read_if_there(self._path)))
+        return await DnsResolver(servers, timeout=self._timeout).addresses(name)
+
+
 class LoopbackNames:
     """RFC 6761 §6.3: "Name resolution APIs and libraries SHOULD recognize localhost names as special and SHOULD always
     return the IP loopback address for address queries". Every other name goes to the resolver behind it.
@@ -213,7 +213,8 @@ class LoopbackNames:
 class HostsFile:
     """The machine's own table of names, `/etc/hosts`, before another resolver, as `hosts: files dns` has it.
 
-    Only its administrator writes it, and it is read at each lookup. A file that cannot be read has no names.
+    Only its administrator writes it, and it is read at each lookup. A file that is not there has no names; one that cannot
+    be read is our own trouble: OSError passes.
     """
 
     def __init__(self, path: Path, behind: Resolver) -> None:
@@ -225,11 +226,7 @@ class HostsFile:
         return found or await self._behind.addresses(name)
 
     def _listed(self, name: str) -> Iterator[IPAddress]:
-        try:
-            text = self._path.read_text("utf-8", errors="replace")
-        except OSError:
-            return
-        for line in text.splitlines():
+        for line in _read_if_there(self._path).splitlines():
             address, *names = line.partition("#")[0].split() or [""]
             if name in (each.lower() for each in names) and "%" not in address:  # a scope means something here only
                 with suppress(ValueError):  # no address: resolvers pass the line over as well
@@ -237,13 +234,29 @@ class HostsFile:
 
 
 def build_resolver(servers: tuple[Server, ...], *, timeout: float = LOOKUP_SECONDS) -> Resolver:
-    """The resolver that a configuration asks for: the given servers, or this machine's hosts file and resolver with none.
+    """The resolver that a configuration asks for: the given servers, or with none this machine's hosts file and servers.
 
     Rule 2 holds for both.
     """
     if servers:
         return LoopbackNames(DnsResolver(servers, timeout=timeout))
-    return LoopbackNames(HostsFile(HOSTS_FILE, SystemResolver(timeout=timeout)))
+    return LoopbackNames(HostsFile(HOSTS_FILE, ResolvConf(RESOLV_CONF, timeout=timeout)))
+
+
+def parse_nameservers(text: str) -> tuple[IPAddress, ...]:
+    """The servers of a `resolv.conf`: at most three, and 127.0.0.1 when it names none.
+
+    The keyword stands at the beginning of its line, as the C library wants it. What is no address is passed over, and so is
+    an address with a scope: it means something to one interface only. The unspecified address is this machine.
+    """
+    found: list[IPAddress] = []
+    for line in text.splitlines():
+        match = _NAMESERVER.match(line)
+        if match is not None:
+            with suppress(ValueError):
+                address = ip_address(match[1])
+                found.append(_THIS_MACHINE[address.version] if address.is_unspecified else address)
+    return tuple(found[:MAX_NAMESERVERS]) or (_THIS_MACHINE[4],)
 
 
 def parse_server(text: str) -> Server:
@@ -287,15 +300,6 @@ _SEVERITY: Final = (
     ResolutionFailure.NO_SUCH_NAME,
     ResolutionFailure.NO_ADDRESS,
 )
-_SYSTEM_FAILURES: Final = {
-    # Not every C library has this one; without it, it is the next.
-    getattr(socket, "EAI_NODATA", socket.EAI_NONAME): (
-        ResolutionFailure.NO_ADDRESS,
-        "the system's resolver knows no address of this name",
-    ),
-    socket.EAI_NONAME: (ResolutionFailure.NO_SUCH_NAME, "the system's resolver knows no such name"),
-    socket.EAI_AGAIN: (ResolutionFailure.SERVER_FAILURE, "the system's resolver has a temporary failure"),
-}
 
 
 def _read_answer(response: dns.message.Message, name: dns.name.Name, shown: str) -> "_Answer":
@@ -325,12 +329,12 @@ def _server_failure(error: Exception, shown: str, seconds: float) -> ResolutionE
     return ResolutionError(ResolutionFailure.SERVER_FAILURE, f"{shown} answered with nonsense ({type(error).__name__})")
 
 
-def _system_failure(error: socket.gaierror) -> ResolutionError:
-    reason, detail = _SYSTEM_FAILURES.get(
-        error.errno or 0,
-        (ResolutionFailure.SERVER_FAILURE, f"the system's resolver failed: {error.strerror}"),
-    )
-    return ResolutionError(reason, detail)
+def _read_if_there(path: Path) -> str:
+    """A small file of this machine, or nothing when there is none. Raises OSError for one that cannot be read."""
+    try:
+        return path.read_text("utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
 
 
 def _in_order(addresses: Iterable[IPAddress]) -> tuple[IPAddress, ...]:

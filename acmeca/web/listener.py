@@ -1,7 +1,7 @@
-"""Sockets: an application bound to an address, with TLS or without, on aiohttp's own connection handler.
+"""Sockets: an application bound to an address, with TLS or without; the connections to it, counted from their acceptance.
 
-Rule 1: aiohttp does the HTTP. What is ours is what it says when it cannot read a request (no version, no quoted bytes) and
-how long a silent connection is kept.
+Rule 1: a listener takes a number of connections and turns the others away at once, before any handshake. Event loops tell of a
+TLS connection when its handshake has succeeded, and never of one that failed; so https listeners accept by themselves.
 Rule 2: a listener that is stopped takes no new connection, finishes the requests it has, and closes.
 """
 
@@ -15,88 +15,76 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.web_request import BaseRequest
 
 from acmeca.errors import AcmecaError
-from acmeca.web.middleware import SERVER_NAME, name_server
+from acmeca.web.connection import Connection, Patience, Refusal, TurnedAway, guarded, plain_refusal
+from acmeca.web.middleware import name_server
 
 log = logging.getLogger(__name__)
 
-_KEEPALIVE_SECONDS: Final = 75.0
-_FIRST_REQUEST_SECONDS: Final = 20.0
-_SHUTDOWN_SECONDS: Final = 10.0  # for requests under way when the listener is stopped
-_CANCEL_SECONDS: Final = 1.0  # for those that were not finished by then, to notice that they are cancelled
+_PATIENCE: Final = Patience()
+_CONNECTIONS: Final = 1_024
 _LOOK_SECONDS: Final = 0.02
+_RETRY_SECONDS: Final = 0.2  # after an acceptance that failed
+_REPORT_SECONDS: Final = 60.0
 _BACKLOG: Final = 1024
-
-
-_NO_ACCESS_LOG = logging.getLogger("acmeca.access")
-_NO_ACCESS_LOG.disabled = True
+_ACCEPTED_AT_ONCE: Final = 64  # then others have their turn
 
 
 class ListenerError(AcmecaError):
     """An address that cannot be bound: in use, not ours, or a low port without the right to it."""
 
 
-class Connection(web.RequestHandler):
-    """One connection. Closed when its first request is not complete after a while: a silent peer costs nothing for long."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        loop = asyncio.get_running_loop()
-        self._patience = loop.call_later(_FIRST_REQUEST_SECONDS, self._close_if_silent)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._patience.cancel()
-        super().connection_lost(exc)
-
-    def handle_error(
-        self,
-        request: BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,  # noqa: ARG002  (it quotes what the peer sent)
-    ) -> web.StreamResponse:
-        """What aiohttp could not read, or a failure outside every middleware: a bare status, and the log has the rest."""
-        if status >= 500:
-            log.error("a request failed outside its handler", exc_info=exc)
-        else:
-            log.debug("unreadable request from %s: %s", request.remote, type(exc).__name__)
-        response = web.Response(status=status, text="bad request\n" if status < 500 else "failed\n")
-        response.headers["Server"] = SERVER_NAME
-        response.force_close()
-        return response
-
-    def _close_if_silent(self) -> None:
-        if self._request_count == 0:
-            self.force_close()
-
-
 class Listener:
-    """An application on one address. `tls` is the context of an https listener, else it speaks plain http."""
+    """An application on one address. `tls` is the context of an https listener, else it speaks plain http.
 
-    def __init__(self, app: web.Application, *, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+    At most `max_connections` stand at a time. `refusal` renders what is refused before the application sees it.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        *,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None = None,
+        max_connections: int = _CONNECTIONS,
+        patience: Patience = _PATIENCE,
+        refusal: Refusal = plain_refusal,
+    ) -> None:
         app.on_response_prepare.append(name_server)
         app.on_response_prepare.append(self._close_when_stopping)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CANCEL_SECONDS)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=patience.cancelling)
         self._host = host
         self._port = port
         self._tls = tls
+        self._max_connections = max_connections
+        self._patience = patience
+        self._refusal = refusal
         self._servers: list[asyncio.Server] = []
+        self._sockets: list[socket.socket] = []
+        self._connections: set[Connection] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._turned_away = _Tally()
+        self._not_accepted = _Tally()
         self._stopping = False
 
     async def start(self) -> None:
         """Bind and serve. Raises `ListenerError`."""
-        await self._runner.setup()
+        await self._set_up()
         loop = asyncio.get_running_loop()
-        options: dict[str, Any] = {"ssl_handshake_timeout": _FIRST_REQUEST_SECONDS} if self._tls else {}
-        for sock in self._sockets():
-            server = await loop.create_server(self._connection, sock=sock, ssl=self._tls, backlog=_BACKLOG, **options)
-            self._servers.append(server)
+        for sock in _bound_sockets(self._host, self._port):
+            self._sockets.append(sock)
+            if self._tls is None:
+                server = await loop.create_server(self._plain_connection, sock=sock, backlog=_BACKLOG)
+                self._servers.append(server)
+            else:
+                sock.listen(_BACKLOG)
+                loop.add_reader(sock, self._accept, sock, self._tls)
 
     async def start_on_socket(self, path: Path) -> None:
         """Serve on a Unix socket that only its owner can reach."""
-        await self._runner.setup()
+        await self._set_up()
         # The store's lock is held: whoever made it is gone.
         path.unlink(missing_ok=True)  # noqa: ASYNC240  (nothing is served yet)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -110,25 +98,125 @@ class Listener:
             sock.close()
             raise ListenerError(f"the socket {path} cannot be made: {error.strerror}") from None
         loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_unix_server(self._connection, sock=sock))
+        self._servers.append(await loop.create_unix_server(self._plain_connection, sock=sock))
 
     @property
     def endpoints(self) -> Iterable[tuple[str, int]]:
         """The addresses it is bound to, as (address, port)."""
-        for server in self._servers:
-            for sock in server.sockets:
-                if sock.family in {socket.AF_INET, socket.AF_INET6}:
-                    address, port = sock.getsockname()[:2]
-                    yield address, port
+        for sock in self._sockets:
+            if sock.family in {socket.AF_INET, socket.AF_INET6}:
+                address, port = sock.getsockname()[:2]
+                yield address, port
 
     async def stop(self) -> None:
         """Rule 2. Requests that are not finished in time are cancelled."""
         self._stopping = True
+        loop = asyncio.get_running_loop()
         for server in self._servers:
             server.close()
-        await self._finish_requests()
-        await self._runner.cleanup()
+        for sock in self._sockets:
+            if self._tls is not None:
+                loop.remove_reader(sock)
+                sock.close()
         self._servers.clear()
+        self._sockets.clear()
+        await self._finish_requests()
+        await asyncio.sleep(0)  # a task that never ran could not clean up
+        for task in self._handshakes:
+            task.cancel()
+        await asyncio.gather(*self._handshakes, return_exceptions=True)
+        for connection in self._connections:
+            if connection.is_stalled:
+                connection.abort()
+        await self._runner.cleanup()
+        for tally in (self._turned_away, self._not_accepted):
+            tally.close()
+
+    async def _set_up(self) -> None:
+        await self._runner.setup()
+        server = self._server
+        server.request_handler = guarded(server.request_handler, refusal=self._refusal)
+
+    @property
+    def _server(self) -> web.Server:
+        server = self._runner.server
+        if server is None:
+            raise RuntimeError("the listener was stopped")
+        return server
+
+    # --- Rule 1 -------------------------------------------------------------------------------------------------
+
+    def _plain_connection(self) -> asyncio.Protocol:
+        """Called by the event loop when it has accepted a connection."""
+        return self._connection() if self._has_room() else TurnedAway()
+
+    def _has_room(self) -> bool:
+        if len(self._connections) < self._max_connections:
+            return True
+        self._turned_away.note(
+            f"a connection to {self._name} was turned away: {self._max_connections} are open, the most it takes"
+        )
+        return False
+
+    def _connection(self, sock: socket.socket | None = None) -> Connection:
+        connection = Connection(self._server, sock=sock, patience=self._patience, on_lost=self._connections.discard)
+        self._connections.add(connection)
+        return connection
+
+    def _accept(self, sock: socket.socket, tls: ssl.SSLContext) -> None:
+        """Take what waits at a listening socket."""
+        for _ in range(_ACCEPTED_AT_ONCE):
+            try:
+                accepted, _ = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause(sock, tls, error)
+                return
+            if not self._has_room():
+                accepted.close()
+                continue
+            accepted.setblocking(False)
+            task = asyncio.create_task(self._shake_hands(self._connection(accepted), accepted, tls))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(self, connection: Connection, accepted: socket.socket, tls: ssl.SSLContext) -> None:
+        """Hand an accepted socket to its connection once the peer speaks TLS."""
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection,
+                accepted,
+                ssl=tls,
+                ssl_handshake_timeout=self._patience.first_request,
+                ssl_shutdown_timeout=self._patience.closing,
+            )
+        except BaseException as error:
+            self._connections.discard(connection)  # it is not told of its end when it had no beginning
+            connection.abort()
+            if isinstance(error, OSError):  # among them ssl.SSLError and TimeoutError
+                log.debug("no TLS with a peer of %s: %s", self._name, error)
+            elif isinstance(error, Exception):
+                log.exception("no TLS with a peer of %s", self._name)
+            else:
+                raise
+
+    def _pause(self, sock: socket.socket, tls: ssl.SSLContext, error: OSError) -> None:
+        """No descriptors or no memory (EMFILE, ENFILE, ENOBUFS, ENOMEM): who waits keeps waiting, and we look again soon."""
+        self._not_accepted.note(f"a connection to {self._name} cannot be accepted yet: {error.strerror}")
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(sock)
+        loop.call_later(_RETRY_SECONDS, self._resume, sock, tls)
+
+    def _resume(self, sock: socket.socket, tls: ssl.SSLContext) -> None:
+        if sock in self._sockets:  # it was not stopped meanwhile
+            asyncio.get_running_loop().add_reader(sock, self._accept, sock, tls)
+
+    @property
+    def _name(self) -> str:
+        return f"{self._host}:{self._port}" if self._host or self._port else "the control socket"
+
+    # --- Rule 2 -------------------------------------------------------------------------------------------------
 
     async def _finish_requests(self) -> None:
         """Wait for the requests under way, bounded.
@@ -137,50 +225,68 @@ class Listener:
         when none is under way. No answer leaves its connection open any more, so there are fewer and fewer.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _SHUTDOWN_SECONDS
+        deadline = loop.time() + self._patience.stopping
         while self._is_busy() and loop.time() < deadline:  # noqa: ASYNC110  (aiohttp tells nobody when a request is done)
             await asyncio.sleep(_LOOK_SECONDS)
 
     def _is_busy(self) -> bool:
-        server = self._runner.server
-        return server is not None and any(connection._request_in_progress for connection in server.connections)  # noqa: SLF001
+        return any(connection.is_busy for connection in self._connections)
 
     async def _close_when_stopping(self, _: web.Request, response: web.StreamResponse) -> None:
         if self._stopping:
             response.force_close()
 
-    def _connection(self) -> Connection:
-        server = self._runner.server
-        if server is None:
-            raise RuntimeError("the listener was stopped")
-        return Connection(
-            server,
-            loop=asyncio.get_running_loop(),
-            access_log=_NO_ACCESS_LOG,  # it costs more than an OCSP answer does
-            keepalive_timeout=_KEEPALIVE_SECONDS,
-            auto_decompress=False,  # RULES §1: nothing is decompressed
-        )
 
-    def _sockets(self) -> list[socket.socket]:
-        """A socket for each address of the host; `localhost` has two."""
+class _Tally:
+    """Logs at once that something happens, and from then on at most once a minute how often it did."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._message = ""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def note(self, message: str) -> None:
+        """It happened once more."""
+        self._count += 1
+        self._message = message
+        if self._timer is None:
+            self._report()
+
+    def close(self) -> None:
+        """Log what was not logged yet."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._count:
+            log.warning("%s (%d times)", self._message, self._count)
+
+    def _report(self) -> None:
+        self._timer = None
+        if self._count:
+            log.warning("%s (%d times)", self._message, self._count)
+            self._count = 0
+            self._timer = asyncio.get_running_loop().call_later(_REPORT_SECONDS, self._report)
+
+
+def _bound_sockets(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of the host; `localhost` has two."""
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+        )
+    except socket.gaierror as error:
+        raise ListenerError(f"{host} is no address of this machine: {error.strerror}") from None
+    sockets: list[socket.socket] = []
+    for family, _, _, _, address in dict.fromkeys(found):
         try:
-            found = socket.getaddrinfo(
-                self._host or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
-            )
-        except socket.gaierror as error:
-            raise ListenerError(f"{self._host} is no address of this machine: {error.strerror}") from None
-        sockets: list[socket.socket] = []
-        for family, _, _, _, address in dict.fromkeys(found):
-            try:
-                sockets.append(_bound(family, address))
-            except OSError as error:
-                for sock in sockets:
-                    sock.close()
-                raise ListenerError(
-                    f"{self._host}:{self._port} cannot be bound: {error.strerror}; "
-                    "choose another port in the configuration, or stop what uses it"
-                ) from None
-        return sockets
+            sockets.append(_bound(family, address))
+        except OSError as error:
+            for sock in sockets:
+                sock.close()
+            raise ListenerError(
+                f"{host}:{port} cannot be bound: {error.strerror}; "
+                "choose another port in the configuration, or stop what uses it"
+            ) from None
+    return sockets
 
 
 def _bound(family: int, address: Any) -> socket.socket:

@@ -64,6 +64,11 @@ def acme_middleware(services: Services) -> Middleware:
     return middleware
 
 
+def build_refusal(status: int, reason: str) -> web.Response:
+    """The problem document for a request that is refused before any handler sees it, for its framing."""
+    return _rendered(Problem(ProblemType.MALFORMED, reason, status=status))
+
+
 async def name_server(_: web.Request, response: web.StreamResponse) -> None:
     """A signal of each application: say who answers, and no version."""
     response.headers["Server"] = SERVER_NAME

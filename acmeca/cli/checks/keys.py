@@ -22,6 +22,8 @@ from acmeca.storage.issuers import IssuerState, StoredIssuer
 # What a key signs to show that it is the right one. It begins with no SEQUENCE, so it is no certificate, CRL or OCSP answer.
 _PROOF: Final = b"acmeca doctor: this key is here, and nothing is certified by it. "
 
+_SIGN_ROOT_CRL: Final = "fetch the root's key from its safe and sign a new CRL with: acmeca crl --root-key FILE"
+
 
 def check_issuer_keys(config: Config, kept: Kept, now: datetime) -> Iterator[Finding]:
     """Each issuer's key belongs to its certificate, and its certificate to its parent; no key lies around unused."""
@@ -86,7 +88,8 @@ def _check_root_keys(config: Config, kept: Kept) -> Iterator[Finding]:
             yield warning(
                 about,
                 f"is on this machine, in {path}",
-                "Move it to a safe that no server reads (two copies, encrypted): the server never needs it",
+                "Move it to a safe that no server reads (two copies, encrypted): it is needed for the root's CRL once a year, "
+                "for a minute",
             )
 
 
@@ -149,17 +152,27 @@ def check_crls(config: Config, kept: Kept, now: datetime, *, is_running: bool) -
             continue
         about, crl = f"CRL of {_name(stored)}", kept.crls.get(stored.issuer.id)
         if crl is None:
-            yield (error if is_running else warning)(about, "there is none", "The server makes one when it starts")
+            advice = _SIGN_ROOT_CRL if stored.is_root else "The server makes one when it starts"
+            yield (error if is_running else warning)(about, "there is none", advice)
         elif stored.is_root:
-            yield judge_end(
-                about,
-                crl.next_update,
-                now,
-                advice="fetch the root's key from its safe and sign a new CRL; clients that check the whole chain refuse "
-                "every certificate without it",
-            )
+            yield _check_root_crl(about, crl, now)
         else:
             yield _check_crl(about, crl, config, now, is_running=is_running)
+
+
+def _check_root_crl(about: str, crl: Crl, now: datetime) -> Finding:
+    if crl.this_update > now:
+        return error(
+            about,
+            f"number {crl.number}, good only from {crl.this_update:%Y-%m-%d %H:%M} UTC on",
+            "Look at the clock; if it is right now, and was wrong then: acmeca crl --root-key FILE --clock-is-right",
+        )
+    return judge_end(
+        about,
+        crl.next_update,
+        now,
+        advice=f"{_SIGN_ROOT_CRL}; clients that check the whole chain refuse every certificate without it",
+    )
 
 
 def _check_crl(about: str, crl: Crl, config: Config, now: datetime, *, is_running: bool) -> Finding:
