@@ -676,15 +676,15 @@ async def test_a_full_disk(stage: Stage, client: Client) -> None:
         assert stage.log_of_database.stat().st_size > FULL_DISK
         server.allow_files_of(FULL_DISK)
         refused = await account.post(account.directory["newOrder"], identifiers("full.localhost"), once=True)
-        assert refused.status == 500
+        assert refused.status == 503
         assert refused.headers["Content-Type"] == "application/problem+json"
         assert refused.document["type"] == "urn:ietf:params:acme:error:serverInternal"
         revoked = await account.post(account.directory["revokeCert"], revocation(before), once=True)
-        assert revoked.status == 500
+        assert revoked.status == 503
         assert (await ocsp_answer(client, before)).certificate_status is ocsp.OCSPCertStatus.GOOD
         await fetch_crl(client, before)
         ordering = client.start(account.obtain("full.localhost"))
-        await until(lambda: account.seen["500 serverInternal"] >= 3, what="the client has met the full disk")
+        await until(lambda: account.seen["503 serverInternal"] >= 3, what="the client has met the full disk")
         server.allow_files_of(None)
         after = await ordering
         await account.revoke(before)

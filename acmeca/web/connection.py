@@ -6,8 +6,11 @@ Rule 2: nobody keeps a connection by doing nothing: not by silence, not by not r
 """
 
 import asyncio
+import fcntl
 import logging
 import socket
+import termios
+from array import array
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +29,7 @@ Refusal: TypeAlias = Callable[[int, str], web.Response]  # renders a status and 
 _PROGRESS: Final = 64 * 1024  # octets that a peer has to take in `Patience.reading`, if there are so many for it
 _MOMENT: Final = 1.0  # seconds without reading that a stop bears
 _MAX_FIELDS: Final = 64  # of a header: a browser behind two proxies sends thirty
-_MAX_AHEAD: Final = 96 * 1024  # octets that nobody handles yet: more than the largest request (64 KiB and a header)
+_MAX_AHEAD: Final = 48 * 1024  # octets that nobody handles yet: one long header, or a hundred OCSP requests
 
 _NO_ACCESS_LOG = logging.getLogger("acmeca.access")
 _NO_ACCESS_LOG.disabled = True
@@ -40,7 +43,7 @@ class Patience:
     idle: float = 75.0  # between two requests
     reading: float = 30.0  # with answers waiting of which too little is taken
     closing: float = 30.0  # from our end of the connection to its end
-    stopping: float = 10.0  # for requests under way when the listener is stopped
+    stopping: float = 8.0  # for requests under way when the listener is stopped; Docker kills after ten
     cancelling: float = 1.0  # for those that were not finished by then, to notice that they are cancelled
 
 
@@ -130,18 +133,27 @@ class Connection(web.RequestHandler):
     # --- Rule 2 -------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """aiohttp limits a header's fields, not the header, and queues requests by number. Together that is 16 MiB."""
-        if self._waiter is not None or self._messages or self._paused_at is not None:
-            handled = self._request_count - len(self._messages)
-            if handled != self._handled:
-                self._handled = handled
-                self._ahead = 0
-            self._ahead += len(data)
-            if self._ahead > _MAX_AHEAD:
-                log.debug("%s sends more than it asks for", self.peername)
-                self.force_close()
-                return
+        """A peer may send a little ahead of us. aiohttp bounds each field of a header, and the number of requests that wait.
+
+        A body is not counted once its request is handled: whoever reads it bounds it, and answers 413.
+        """
+        waiter, requests = self._waiter, self._request_count
+        is_idle = waiter is not None and not waiter.done()
+        is_ahead = waiter is None and (self._messages or self._paused_at is not None)
+        if not is_idle and not is_ahead:
+            super().data_received(data)
+            return
+        handled = requests - len(self._messages)
+        if handled != self._handled:
+            self._handled, self._ahead = handled, 0
         super().data_received(data)
+        if is_ahead or self._request_count == requests:  # no header is complete by now
+            self._ahead += len(data)
+        elif self._ahead + len(data) > _MAX_AHEAD:
+            self._ahead = sum(_header_octets(message) for message, _ in self._messages)
+        if self._ahead > _MAX_AHEAD:
+            log.debug("%s sends more than it may ahead of the answers", self.peername)
+            self.force_close()
 
     def _close_if_silent(self) -> None:
         if self._request_count == 0:
@@ -171,7 +183,16 @@ class Connection(web.RequestHandler):
             self.abort()
 
     def _waiting_to_be_sent(self) -> int:
-        return 0 if self._wire is None else self._wire.get_write_buffer_size()
+        """Octets that the peer's kernel has not taken yet.
+
+        Ours may hold megabytes and makes room for more only when a third of that is gone, so that it is asked too (SIOCOUTQ).
+        """
+        if self._wire is None:
+            return 0
+        in_kernel = array("i", [0])
+        with suppress(OSError):  # not Linux, or it has ended meanwhile
+            fcntl.ioctl(self._wire.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)
+        return self._wire.get_write_buffer_size() + in_kernel[0]
 
     def _bound_the_end(self, _: asyncio.Task[None]) -> None:
         """Nothing is served on it any more. A transport that is closing waits for its last octets to be taken, for ever."""
@@ -179,6 +200,11 @@ class Connection(web.RequestHandler):
             self._timer.cancel()
         if not self._is_lost:
             self._timer = self._loop.call_later(self._patience.closing, self.abort)
+
+
+def _header_octets(message: object) -> int:
+    """Of a request; what could not be read as one has none."""
+    return sum(len(name) + len(value) for name, value in getattr(message, "raw_headers", ()))
 
 
 class TurnedAway(asyncio.Protocol):

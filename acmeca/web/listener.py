@@ -79,7 +79,6 @@ class Listener:
                 server = await loop.create_server(self._plain_connection, sock=sock, backlog=_BACKLOG)
                 self._servers.append(server)
             else:
-                sock.listen(_BACKLOG)
                 loop.add_reader(sock, self._accept, sock, self._tls)
 
     async def start_on_socket(self, path: Path) -> None:
@@ -125,7 +124,7 @@ class Listener:
         for task in self._handshakes:
             task.cancel()
         await asyncio.gather(*self._handshakes, return_exceptions=True)
-        for connection in self._connections:
+        for connection in list(self._connections):
             if connection.is_stalled:
                 connection.abort()
         await self._runner.cleanup()
@@ -297,6 +296,7 @@ def _bound(family: int, address: Any) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
         sock.setblocking(False)
         sock.bind(address)
+        sock.listen(_BACKLOG)  # with SO_REUSEADDR two may bind, and one listen
     except OSError:
         sock.close()
         raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import resource
 import socket
 import ssl
 import stat
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from acmeca import app
+from acmeca.web import listener
 from acmeca.web.connection import Patience
+from acmeca.web.control import SOCKET_NAME
 from acmeca.web.listener import Listener, ListenerError
 from tests.support.http_peer import has_ipv6_loopback
 from tests.support.server import RunningCa, reserved_port, running_ca, temporary_directory, until
@@ -32,6 +36,41 @@ def hello_app() -> web.Application:
     app = web.Application()
     app.router.add_get("/", hello)
     return app
+
+
+async def closes(reader: asyncio.StreamReader) -> bool:
+    """Whether the peer closes without a word."""
+    try:
+        return await reader.read(1) == b""
+    except ConnectionError:
+        return True
+
+
+async def is_answered(reader: asyncio.StreamReader) -> bool:
+    try:
+        return (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+    except OSError:
+        return False
+
+
+async def said(port: int, data: bytes, *, eof: bool = False) -> bytes:
+    """What is answered to plain bytes until the listener closes, or at once when `eof` ends our half."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        if eof:
+            writer.write_eof()
+        async with asyncio.timeout(10):
+            return await (reader.readline() if eof else reader.read())
+    except OSError:  # it was closed before we were done
+        return b""
+    finally:
+        writer.close()
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 class TestGarbage:
@@ -151,6 +190,163 @@ class TestSilence:
             for _, writer in silent:
                 writer.close()
             await asyncio.gather(*(writer.wait_closed() for _, writer in silent))
+
+
+class TestConnections:
+    """Rule 1: a listener takes a number of connections and turns the others away at once, before any handshake."""
+
+    REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    @pytest.mark.parametrize("tls", [True, False])
+    async def test_one_too_many(self, ca: RunningCa, *, tls: bool) -> None:
+        with reserved_port() as port:
+            served = Listener(
+                hello_app(), host="127.0.0.1", port=port, tls=ca.opened.tls if tls else None, max_connections=3
+            )
+            await served.start()
+            context = ca.tls(check_time=False) if tls else None
+
+            async def is_served() -> bool:
+                try:
+                    _, writer = await asyncio.open_connection(
+                        "127.0.0.1", port, ssl=context, server_hostname="localhost" if tls else None
+                    )
+                except OSError:  # turned away during our handshake
+                    return False
+                peers.append(writer)
+                writer.write(self.REQUEST)
+                return await is_answered(_)
+
+            peers: list[asyncio.StreamWriter] = []
+            try:
+                assert [await is_served() for _ in range(5)] == [True, True, True, False, False]
+                peers.pop(0).close()
+                await until(is_served, what="a place")
+            finally:
+                for writer in peers:
+                    writer.close()
+                await served.stop()
+
+    async def test_handshakes_are_counted(self, ca: RunningCa) -> None:
+        """A peer that never speaks takes a place, for as long as the handshake may take; one that fails gives it back."""
+        with reserved_port() as port:
+            served = Listener(
+                hello_app(),
+                host="127.0.0.1",
+                port=port,
+                tls=ca.opened.tls,
+                max_connections=2,
+                patience=Patience(first_request=0.3),
+            )
+            await served.start()
+            try:
+                silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+                await until(lambda: len(served._connections) == 2, what="the silent connections")
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                async with asyncio.timeout(10):
+                    assert await closes(reader)
+                assert len(served._connections) == 2
+                await until(lambda: not served._connections, what="the end of the silent connections")
+                for _, other in (*silent, (reader, writer)):
+                    other.close()
+                for _ in range(5):
+                    assert b"HTTP" not in await said(port, b"GET / HTTP/1.1\r\n\r\n")  # no TLS
+                await until(lambda: not served._connections, what="the end of the failed handshakes")
+            finally:
+                await served.stop()
+
+    @pytest.mark.parametrize("tls", [True, False])
+    async def test_no_descriptor_is_lost(self, ca: RunningCa, *, tls: bool) -> None:
+        with reserved_port() as port:
+            served = Listener(
+                hello_app(), host="127.0.0.1", port=port, tls=ca.opened.tls if tls else None, max_connections=2
+            )
+            await served.start()
+            before = descriptors()
+            for _ in range(3):
+                await asyncio.gather(*(said(port, self.REQUEST + b"\r\n", eof=True) for _ in range(6)))
+            await until(lambda: not served._connections and descriptors() <= before, what="the descriptors")
+            await served.stop()
+
+    async def test_what_is_logged(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+        """At once that it happens; then once a minute, or at the end, how often it did."""
+        with reserved_port() as port:
+            served = Listener(hello_app(), host="127.0.0.1", port=port, max_connections=0)
+
+            def lines() -> list[str]:
+                return [record.message for record in caplog.records if record.name == listener.__name__]
+
+            text = f"a connection to 127.0.0.1:{port} was turned away: 0 are open, the most it takes"
+            await served.start()
+            await said(port, self.REQUEST)
+            assert lines() == [f"{text} (1 times)"]
+            for _ in range(4):
+                await said(port, self.REQUEST)
+            assert len(lines()) == 1
+            served._turned_away._report()  # the minute is over
+            assert lines()[1:] == [f"{text} (4 times)"]
+            served._turned_away._report()
+            assert len(lines()) == 2
+            for _ in range(3):
+                await said(port, self.REQUEST)
+            await served.stop()
+            assert lines()[2:] == [f"{text} (1 times)", f"{text} (2 times)"]
+
+    @pytest.mark.parametrize("tls", [True, False])
+    async def test_no_descriptors_for_a_while(self, ca: RunningCa, *, tls: bool) -> None:
+        """Who comes then is served when there are some again, or may come again."""
+        context = ca.tls(check_time=False) if tls else None
+        loop = asyncio.get_running_loop()
+        with reserved_port() as port, socket.socket() as client:
+            client.setblocking(False)
+            served = Listener(hello_app(), host="127.0.0.1", port=port, tls=ca.opened.tls if tls else None)
+            await served.start()
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+                await loop.sock_connect(client, ("127.0.0.1", port))
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                assert not served._connections
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            try:
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", port, ssl=context, server_hostname="localhost" if tls else None
+                )
+                writer.write(self.REQUEST)
+                async with asyncio.timeout(10):
+                    assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+                writer.close()
+                await until(lambda: len(served._connections) == 1, what="the connection that waited")
+            finally:
+                await served.stop()
+
+    async def test_one_listener_leaves_the_others_theirs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever is opened on the ACME listener, OCSP and the command line have their share."""
+        monkeypatch.setattr(app, "raise_descriptor_limit", lambda: 160)
+        async with running_ca() as ca:
+            opened = [await asyncio.open_connection("127.0.0.1", ca.acme_port) for _ in range(60)]
+            turned_away = 0
+            async with asyncio.timeout(10):
+                for reader, _ in opened[32:]:
+                    turned_away += await closes(reader)
+            assert turned_away == 28
+            assert (await ca.relying_party().fetch(ca.issuer.crl_url)).status == 200
+            _, writer = await asyncio.open_unix_connection(ca.data_dir / SOCKET_NAME)
+            writer.close()
+            with pytest.raises(OSError):
+                await ca.served_certificate()
+            for _, writer in opened:
+                writer.close()
+
+            async def is_served_again() -> bool:
+                try:
+                    return bool(await ca.served_certificate())
+                except OSError:
+                    return False
+
+            await until(is_served_again, what="a place")
 
 
 class TestAddresses:
