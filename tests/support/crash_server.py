@@ -35,7 +35,8 @@ from acmeca.service import jobs
 from acmeca.service.ambient import Ambient
 from acmeca.storage.database import Row, Transaction, Value
 from acmeca.storage.sqlite import SqliteDatabase
-from acmeca.web import listener
+from acmeca.web.connection import Patience
+from acmeca.web.listener import Listener
 
 T = TypeVar("T")
 
@@ -239,7 +240,8 @@ def _serve_process(plan: Plan, ready: Connection) -> None:
     _watch_files(points)
     app.SqliteDatabase = _watched_database(points)  # type: ignore[attr-defined]  # as above
     jobs._SWEEP_SECONDS = plan.sweep_seconds  # type: ignore[misc]  # a dead process's work is taken up at once
-    listener._SHUTDOWN_SECONDS = plan.shutdown_seconds  # type: ignore[misc]  # as above
+    patience = Patience(stopping=plan.shutdown_seconds)
+    (Listener.__init__.__kwdefaults__ or {})["patience"] = patience  # as above
     config = load_config(plan.config_path, {})
     ambient = Ambient(clock=lambda: datetime.now(UTC) + plan.clock, entropy=os.urandom)
     try:
