@@ -182,7 +182,8 @@ class TestAhead:
             (connected,) = await until(lambda: served._connections, what="the connection")
             await until(lambda: connected._waiter, what="the wait for a request")
             connected.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n" + self.FIELD * 9 + b"\r\n")
-            assert await reader.read() == b""
+            async with asyncio.timeout(10):
+                assert await reader.read() == b""
             writer.close()
 
     @pytest.mark.parametrize(("fields", "status"), [(62, 200), (65, 400)])
@@ -196,9 +197,10 @@ class TestAhead:
         async with listening(echo) as (served, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             (connected,) = await until(lambda: served._connections, what="the connection")
-            for _ in range(8):
+            for number in range(8):
                 writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n" + self.FIELD)
-                await until(lambda: 8_000 < connected._ahead < 9_000, what="the first piece")
+                await until(lambda n=number: connected._handled == n and connected._ahead > 0, what="the first piece")
+                assert connected._ahead < 9_000
                 writer.write(b"\r\n")
                 assert statuses(await reader.readuntil(b"[]")) == [200]
             writer.close()
@@ -249,9 +251,10 @@ class TestAhead:
                 (connected,) = await until(lambda: served._connections, what="the connection")
                 writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 await until(lambda: connected._current_request, what="the first request")
-                for _ in range(7):  # whole requests, each in one piece
+                for _ in range(9):  # whole requests, each in one piece
                     connected.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n" + self.FIELD + b"\r\n")
-                assert await reader.read() == b""
+                async with asyncio.timeout(10):
+                    assert await reader.read() == b""
                 writer.close()
             finally:
                 gate.set()
