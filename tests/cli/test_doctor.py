@@ -336,7 +336,7 @@ def test_a_clock_that_leapt_back(used: Installation) -> None:
 
 def test_a_clock_that_is_ahead(running: Installation) -> None:
     """The Date of whoever answers for status_url is the other clock."""
-    found = examine(running, datetime.now(UTC) + timedelta(minutes=10))
+    found = examine(running, datetime.now(UTC) + timedelta(minutes=10, seconds=30))
     assert "10 min" in the_one(found, Level.WARNING, "clock: is").detail
 
 
