@@ -26,9 +26,9 @@ def admin_actor(user: str) -> str:
     return f"admin:{user}"
 
 
-def key_actor(spki_sha256: str) -> str:
-    """The holder of a certificate's own key (RFC 8555 §7.6), as an actor."""
-    return f"key:{spki_sha256}"
+def key_actor(thumbprint: str) -> str:
+    """The holder of a key that is no account's: a certificate's own (RFC 8555 §7.6), or one that asks for an account."""
+    return f"key:{thumbprint}"
 
 
 # --- what happened ------------------------------------------------------------------------------------------------

@@ -139,7 +139,12 @@ class Administration:
         reason = _text(arguments, "reason") or "unspecified"
         if reason not in REASONS:
             raise AcmecaError(f"reason: {reason!r} is none; one of {', '.join(REASONS)} is")
-        certificate = await self._find(_text(arguments, "serial") or "")
+        serial = _text(arguments, "serial") or ""
+        try:
+            certificate = await self._find(serial)
+        except (NotFound, Conflict) as refusal:
+            await self._certificates.note_refusal(audit.admin_actor(user), serial, str(refusal))
+            raise
         revoked = await self._certificates.revoke_for_admin(certificate.serial, reason=REASONS[reason], user=user)
         # The revocation stands from here on, whatever becomes of the CRL: OCSP tells of it, and the next CRL will.
         crl_number: int | None = None
@@ -155,7 +160,7 @@ class Administration:
         chosen = [stored for stored in self._issuers.all if wanted in {None, stored.issuer.id}]
         if not chosen:
             raise NotFound(f"there is no issuer {wanted}; acmeca crl without --issuer lists them")
-        if arguments.get("publish"):
+        if arguments.get("publish") is True:
             for stored in chosen:
                 if wanted is not None or self._issuers.signer(stored.issuer.id) is not None:
                     await self._status.publish_crl(stored.issuer.id, actor=audit.admin_actor(user))

@@ -312,7 +312,7 @@ class Certificates:
             except StaleError:
                 raise _already_revoked() from None
         except Problem as problem:
-            await self._note_refusal(actor, serial, problem.detail)
+            await self.note_refusal(actor, serial, problem.detail)
             raise
 
     async def revoke_for_admin(self, serial: str, *, reason: int | None, user: str) -> Certificate:
@@ -329,7 +329,7 @@ class Certificates:
             except StaleError:
                 raise Conflict(f"{serial} was revoked meanwhile") from None
         except (NotFound, Conflict) as refusal:
-            await self._note_refusal(actor, serial, str(refusal))
+            await self.note_refusal(actor, serial, str(refusal))
             raise
 
     async def _revoke(
@@ -350,7 +350,8 @@ class Certificates:
         log.info("revoked certificate %s, reason %s, by %s (%s)", certificate.serial, reason, actor, how)
         return revoked
 
-    async def _note_refusal(self, actor: str, serial: str, reason: str) -> None:
+    async def note_refusal(self, actor: str, serial: str, reason: str) -> None:
+        """Write down that somebody asked for a revocation and was refused (RULES §6)."""
         event = audit.RevocationRefused(actor=actor, serial_hex=serial, reason=reason)
         await self._store.note(event, at=self._ambient.now())
 

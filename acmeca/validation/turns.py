@@ -1,6 +1,7 @@
 """How many connections stand to one address at once (RULES §3: "per-target limits").
 
-The service bounds validations per identifier; many names may stand at one address, so that connections are bounded here.
+The service bounds validations per account; many names of many accounts may stand at one address, so that connections to it
+are bounded here.
 
 Rule 1: a turn is given back however its block ends, and nothing is kept of an address that nobody has or awaits a turn at.
 Rule 2: turns are given in the order of asking.

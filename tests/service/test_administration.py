@@ -18,7 +18,7 @@ from acmeca.policy.profiles import server_template
 from acmeca.service.administration import REASONS, parse_search_name, parse_serial
 from acmeca.service.status import format_serial
 from acmeca.storage.certificates import Certificate
-from tests.support.server import RunningCa, ca_site
+from tests.support.server import RunningCa, ca_site, running_ca
 
 USER = "alice"
 
@@ -122,6 +122,20 @@ def test_what_cannot_be_looked_for(text: str) -> None:
 
 
 # --- list ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_refused_revocation_is_in_the_audit() -> None:
+    """RULES §6: every refusal, also of a serial that is nobody's; and only `true` publishes a CRL."""
+    async with running_ca(duties=False) as ca:
+        call = ca.opened.administration.call
+        with pytest.raises(NotFound):
+            await call("revoke", {"serial": "0xabcd"}, user="jo")
+        (refused,) = await ca.events("revocation.refused")
+        assert '"actor":"admin:jo"' in refused
+        assert '"serial_hex":"0xabcd"' in refused
+        before = await ca.events("crl.signed")
+        await call("crl", {"publish": "no"}, user="jo")
+        assert await ca.events("crl.signed") == before
 
 
 async def test_list_finds_by_name_status_and_end() -> None:
