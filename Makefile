@@ -41,10 +41,11 @@ fix: $(VENV)/dev.stamp ## what the linters can mend by themselves
 bench: $(VENV)/dev.stamp ## the figures of this machine: orders and OCSP (see benchmarks/README.md)
 	$(BIN)/python benchmarks/run.py
 
+# With the extras in the lock: older pips, Debian's among them, else take the newest release for an extra and refuse its hash.
 lock: ## make the locks anew from pyproject.toml (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header --group build pyproject.toml --output-file requirements/run.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	uv pip compile --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header --constraint requirements/run.txt --group build --group dev pyproject.toml \
 		--output-file requirements/dev.txt
 
