@@ -29,6 +29,10 @@ class StaleError(StorageError):
     """A compare-and-swap lost: the row is no longer in the state it was read in. Raised by the stores, not the driver."""
 
 
+class FencedError(StorageError):
+    """This process may not write any more: another one took its place, or the schema moved on beyond it. It has to end."""
+
+
 class KeyRefusedError(StorageError):
     """A key that must not be certified or have an account: it is in use as the other, or it was blocked. The text says which."""
 
