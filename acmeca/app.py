@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,7 +21,6 @@ from pathlib import Path
 from aiohttp import web
 
 from acmeca import __version__, audit
-from acmeca.acme.nonces import Nonces
 from acmeca.config import Config, ConfigError
 from acmeca.errors import AcmecaError
 from acmeca.keystore import pem
@@ -34,16 +34,22 @@ from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
 from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy, to_pem
 from acmeca.service.jobs import Jobs
+from acmeca.service.leadership import Leadership
 from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
 from acmeca.service.readiness import Readiness
-from acmeca.service.requests import Requests
+from acmeca.service.requests import Nonces, Requests
 from acmeca.service.services import Services
 from acmeca.service.status import Status, StatusSettings
+from acmeca.storage.errors import FencedError
 from acmeca.storage.issuers import StoredIssuer
+from acmeca.storage.journal import Journal
 from acmeca.storage.lock import StoreLock
+from acmeca.storage.node import node_name
+from acmeca.storage.nonce_file import FileNonces
 from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.storage.store import Store
+from acmeca.storage.writers import CommitSeal, Others, Writer
 from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import Endpoint
 from acmeca.validation.resolver import build_resolver
@@ -57,8 +63,7 @@ from acmeca.web.status import StatusResources, status_middleware
 
 log = logging.getLogger(__name__)
 
-_WRITER = "server"  # the name of this process's chain in the audit
-_NONCE_KEY_BYTES = 16
+_NONCE_FILE = "nonces"
 
 
 def real_ambient() -> Ambient:
@@ -92,23 +97,42 @@ class Opened:
 
 
 @asynccontextmanager
-async def opened_store(config: Config) -> AsyncIterator[Store]:
+async def opened_store(config: Config, *, ambient: Ambient | None = None) -> AsyncIterator[Store]:
     """The store of a data directory, under its lock. Raises `LockedError` while another process works in it."""
+    ambient = ambient or real_ambient()
     data_dir = config.server.data_dir
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     _require_own(data_dir)
     with StoreLock(data_dir):
         pem.remove_leftovers(data_dir)
-        store = Store(await SqliteDatabase.open(config.database_path), writer=_WRITER)
-        try:
+        name = node_name(data_dir, entropy=ambient.entropy)
+        async with _claimed_store(config, Writer(name, ambient.new_id()), ambient=ambient, alone=True) as store:
             yield store
-        finally:
-            await store.close()
+
+
+@asynccontextmanager
+async def _claimed_store(config: Config, writer: Writer, *, ambient: Ambient, alone: bool) -> AsyncIterator[Store]:
+    """The store, open for `writer`. `alone` says that nobody else can be writing to it."""
+    journal = Journal(config.journal_dir, writer=writer.name, instance=writer.instance, clock=ambient.now)
+    store = Store(
+        await SqliteDatabase.open(config.database_path, seal=CommitSeal(writer, journal)),
+        writer=writer,
+    )
+    try:
+        await store.writers.claim(alone=alone)
+        yield store
+        try:
+            await store.writers.release()
+        except AcmecaError as error:  # a full disk: others see that it is gone a little later
+            log.warning("the end of this process is not written down: %s", error)
+    finally:
+        await store.close()
+        journal.close()
 
 
 async def init(config: Config, *, actor: str, ambient: Ambient | None = None) -> Hierarchy:
     """Make a CA: root, root CRL, intermediate. Raises `Conflict` when there is one."""
-    async with opened_store(config) as store:
+    async with opened_store(config, ambient=ambient) as store:
         hierarchy = await create_hierarchy(
             store,
             names=HierarchyNames(config.ca.organization, config.ca.common_name),
@@ -129,19 +153,26 @@ async def opened(
     open_key: Callable[[Path], PrivateKey] = pem.load_key,
 ) -> AsyncIterator[Opened]:
     """Open the CA of a configuration. `open_key` loads an issuer's key from its path below the data directory."""
-    async with opened_store(config) as store:
-        ca = await _compose(config, store, ambient=ambient or real_ambient(), open_key=open_key)
-        _write_root(config, ca.services.issuers.roots_pem())
-        yield ca
+    ambient = ambient or real_ambient()
+    async with opened_store(config, ambient=ambient) as store:
+        nonces = FileNonces.open(config.server.data_dir / _NONCE_FILE, entropy=ambient.entropy)
+        try:
+            ca = await _compose(config, store, nonces=nonces, ambient=ambient, open_key=open_key)
+            _write_root(config, ca.services.issuers.roots_pem())
+            yield ca
+        finally:
+            nonces.close()
 
 
-async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: Callable[[Path], PrivateKey]) -> Opened:
+async def _compose(
+    config: Config, store: Store, *, nonces: Nonces, ambient: Ambient, open_key: Callable[[Path], PrivateKey]
+) -> Opened:
     data_dir = config.server.data_dir
     urls = config.urls
     issuers = Issuers(await store.issuers.all(), open_key=lambda reference: open_key(data_dir / reference))
     names = NamePolicy(config.policy.allowed_names, config.policy.allowed_networks)
-    nonces = Nonces(ambient.entropy(_NONCE_KEY_BYTES))
     endpoints = _Endpoints()
+    others = Others(store.writers, own=store.writer, clock=time.monotonic)
 
     weak_keys = _weak_keys(config)
 
@@ -158,8 +189,8 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
     )
     certificates = Certificates(
         store,
+        others=others,
         issuers=issuers,
-        accounts=accounts,
         status=status,
         names=names,
         lifetime=config.policy.lifetime,
@@ -169,6 +200,7 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
     orders = Orders(store, certificates=certificates, names=names, ambient=ambient)
     challenges = Challenges(
         store,
+        others=others,
         accounts=accounts,
         validator=Http01Validator(
             resolver=build_resolver(config.validation.resolvers),
@@ -211,6 +243,8 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
             store, certificates=certificates, issuers=issuers, status=status, ambient=ambient
         ),
         jobs=Jobs(
+            store,
+            leadership=Leadership(store, others=others),
             orders=orders,
             challenges=challenges,
             certificates=certificates,
@@ -303,10 +337,20 @@ async def serve(config: Config, *, on_ready: Callable[[Opened], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with opened(config) as ca, serving(ca):
-        on_ready(ca)
-        await stop.wait()
-        log.info("stopping: requests in flight are finished")
+    async with opened(config) as ca:
+        async with serving(ca):
+            on_ready(ca)
+            fenced = asyncio.create_task(ca.jobs.fenced.wait())
+            asked = asyncio.create_task(stop.wait())
+            await asyncio.wait({fenced, asked}, return_when=asyncio.FIRST_COMPLETED)
+            log.info("stopping: requests in flight are finished")
+            for task in (fenced, asked):
+                task.cancel()
+        if ca.jobs.fenced.is_set():
+            raise FencedError(
+                f"another process writes as {ca.store.writer.name} now; if both are meant to run, the data directory of one is "
+                "a copy: delete the file node in it"
+            )
 
 
 def root_path(config: Config) -> Path:

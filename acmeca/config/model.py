@@ -21,6 +21,7 @@ from acmeca.config.values import (
     parse_base_url,
     parse_bool,
     parse_directory,
+    parse_directory_below,
     parse_file,
     parse_listen_address,
     parse_network,
@@ -153,6 +154,7 @@ class StorageSection(_Section):
     """`[storage]`: where everything is kept."""
 
     url: Annotated[str, BeforeValidator(parse_storage_url)] = "sqlite:///acmeca.db"
+    journal: Annotated[Path, BeforeValidator(parse_directory_below)] = Path("journal")
 
 
 class Config(_Section):
@@ -172,6 +174,10 @@ class Config(_Section):
     @property
     def database_path(self) -> Path:
         return self.server.data_dir / self.storage.url.removeprefix("sqlite:///")
+
+    @property
+    def journal_dir(self) -> Path:
+        return self.server.data_dir / self.storage.journal
 
 
 SECTIONS: Final[dict[str, type[BaseModel]]] = {

@@ -235,6 +235,16 @@ def parse_directory(value: object) -> Path:
     return path
 
 
+def parse_directory_below(value: object) -> Path:
+    """A directory; a relative one is meant from data_dir."""
+    text = str(value) if isinstance(value, Path) else parse_text(value)
+    if not text or not text.isprintable():
+        raise ValueError('write a directory, like "journal" (in data_dir) or "/srv/acmeca/journal"')
+    if text.startswith("~"):
+        raise ValueError('"~" is not expanded here; write the whole path, like "/srv/acmeca/journal"')
+    return Path(text)
+
+
 def parse_file(value: object) -> Path:
     """The absolute path of a file; whether it can be read is seen when it is."""
     path = Path(value if isinstance(value, Path) else parse_text(value))

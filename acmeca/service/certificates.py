@@ -3,7 +3,8 @@
 Rule 1: nothing is signed that was not prepared, linted and durably recorded; this module is the one place that redeems a
 prepared certificate.
 Rule 2: what was recorded and not signed, because a process died or a key failed, is finished or its order is failed by
-`finish_unfinished`; the to-be-signed bytes are never made a second time.
+`finish_unfinished`; the to-be-signed bytes are never made a second time. What an instance recorded is its own to sign as long
+as it lives.
 Rule 3: names are asked about at the order and again here, right before signing, every one of them.
 """
 
@@ -32,7 +33,6 @@ from acmeca.pki.template import Template
 from acmeca.policy.keys import check_key
 from acmeca.policy.names import NamePolicy
 from acmeca.policy.profiles import SERVER, server_template
-from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
 from acmeca.service.issuers import Issuers, SigningIssuer, to_pem
 from acmeca.service.requests import AccountRequest, KeyRequest
@@ -40,6 +40,7 @@ from acmeca.service.status import Status, format_serial
 from acmeca.storage.certificates import KEY_COMPROMISE, Certificate, Search
 from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.store import Store
+from acmeca.storage.writers import Others
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +65,8 @@ class Certificates:
         self,
         store: Store,
         *,
+        others: Others,
         issuers: Issuers,
-        accounts: Accounts,
         status: Status,
         names: NamePolicy,
         lifetime: timedelta,
@@ -73,9 +74,9 @@ class Certificates:
         weak_keys: frozenset[bytes] = frozenset(),
     ) -> None:
         self._store = store
+        self._others = others
         self._weak_keys = weak_keys
         self._issuers = issuers
-        self._accounts = accounts
         self._status = status
         self._names = names
         self._server = server_template(lifetime)
@@ -163,11 +164,17 @@ class Certificates:
         await self._record(certificate, public_key)
         return await self._complete(signer, prepared, certificate)
 
-    async def finish_unfinished(self) -> int:
-        """Sign what was recorded and never signed, or fail its order; returns how many orders moved."""
+    async def finish_unfinished(self, *, adopt: bool = True) -> int:
+        """Sign what was recorded and never signed, or fail its order; returns how many orders moved.
+
+        Without `adopt` only what this instance recorded itself, and not what others left that are gone.
+        """
         moved = 0
-        for certificate in await self._store.certificates.unfinished():
-            if certificate.id in self._signing:
+        unfinished = await self._store.certificates.unfinished()
+        living = await self._others.living() if unfinished else frozenset()
+        for certificate in unfinished:
+            is_own = certificate.recorded_by == self._store.writer.instance
+            if certificate.id in self._signing or not (is_own or (adopt and certificate.recorded_by not in living)):
                 continue
             try:
                 await self._finish(certificate)
@@ -345,8 +352,6 @@ class Certificates:
             at=self._ambient.now(),
         )
         self._status.forget(certificate.issuer_id, int(certificate.serial, 16))
-        if reason == KEY_COMPROMISE:
-            self._accounts.forget_all()
         log.info("revoked certificate %s, reason %s, by %s (%s)", certificate.serial, reason, actor, how)
         return revoked
 

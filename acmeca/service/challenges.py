@@ -1,6 +1,7 @@
 """Challenges: begin a validation, judge what was seen, roll authorization and order up (RFC 8555 §7.5, §8).
 
-Rule 1: a validation is a durable job before it is work, so that a restart takes it up again.
+Rule 1: a validation is a durable job before it is work, so that a restart takes it up again, or another instance does when
+the one that had it in hand is gone.
 Rule 2: one validation per challenge at a time, a bounded number per account, none longer than 30 s; accounts take turns.
 How many go to one target at once is the dialler's to bound: it alone knows the address (`validation/http01.py`).
 Rule 3: control is observed by `validation/`, judged by `acme/challenges.py`, and recorded here.
@@ -22,6 +23,7 @@ from acmeca.service.ambient import Ambient
 from acmeca.service.turns import Turns
 from acmeca.storage.errors import StaleError
 from acmeca.storage.store import Store
+from acmeca.storage.writers import Others
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +46,11 @@ class Validator(Protocol):
 class Challenges:
     """The authorizations of this server and the validations under way."""
 
-    def __init__(self, store: Store, *, accounts: Accounts, validator: Validator, ambient: Ambient) -> None:
+    def __init__(
+        self, store: Store, *, others: Others, accounts: Accounts, validator: Validator, ambient: Ambient
+    ) -> None:
         self._store = store
+        self._others = others
         self._accounts = accounts
         self._validator = validator
         self._ambient = ambient
@@ -107,13 +112,17 @@ class Challenges:
     async def resume(self) -> int:
         """Take up the validations that a stopped process left; returns how many were started."""
         started = 0
-        for job in await self._store.orders.validation_jobs(limit=_RESUMED_AT_ONCE):
-            if job.authorization.id in self._running:
+        jobs = await self._store.orders.validation_jobs(limit=_RESUMED_AT_ONCE)
+        living = await self._others.living() if jobs else frozenset()
+        for job in jobs:
+            if job.authorization.id in self._running or job.instance in living:
                 continue
             if job.challenge.status is not ChallengeStatus.PROCESSING or (
                 job.authorization.status is not AuthorizationStatus.PENDING
             ):
                 await self._store.orders.drop_validation_job(job.authorization.id)
+                continue
+            if job.instance != self._store.writer.instance and not await self._store.orders.adopt_validation(job):
                 continue
             self._start(job.authorization, job.challenge.type)
             started += 1

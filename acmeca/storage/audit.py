@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 from acmeca.audit import ChainVerifier, Event, Fault, Head, Record, build_record
-from acmeca.storage.database import Database, Reader, Row, Transaction
+from acmeca.storage.database import Database, Entry, Reader, Row, Transaction
 from acmeca.storage.errors import StorageError
 
 _PAGE: Final = 1000  # records read at a time: the chain may be longer than memory
@@ -33,6 +33,18 @@ async def append(tx: Transaction, *, writer: str, at: datetime, event: Event) ->
         record.subject,
         record.event,
         record.hash,
+    )
+    tx.journal(
+        Entry(
+            "audit",
+            {
+                "writer": record.writer,
+                "sequence": record.sequence,
+                "at": record.at,
+                "event": record.event,
+                "hash": record.hash,
+            },
+        )
     )
 
 

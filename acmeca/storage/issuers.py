@@ -10,7 +10,7 @@ from acmeca import audit
 from acmeca.pki.issuer import Issuer
 from acmeca.storage.audit import append
 from acmeca.storage.crls import Crl, insert_published
-from acmeca.storage.database import Database, Transaction
+from acmeca.storage.database import Database, Entry, Transaction
 from acmeca.storage.times import to_seconds
 
 
@@ -86,6 +86,22 @@ class Issuers:
                     stored.issuer.crl_url,
                     stored.issuer.issuer_url,
                     to_seconds(at),
+                )
+                tx.journal(
+                    Entry(
+                        "issuer",
+                        {
+                            "id": stored.issuer.id,
+                            "parent_id": stored.parent_id,
+                            "state": stored.state.value,
+                            "certificate": stored.issuer.certificate_der,
+                            "key_reference": stored.key_reference,
+                            "ocsp_url": stored.issuer.ocsp_url,
+                            "crl_url": stored.issuer.crl_url,
+                            "issuer_url": stored.issuer.issuer_url,
+                            "created_at": to_seconds(at),
+                        },
+                    )
                 )
                 event = audit.IssuerCreated(
                     actor=actor,

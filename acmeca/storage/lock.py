@@ -1,10 +1,11 @@
-"""The store's lock: one process at a time works in a data directory.
+"""Locks between processes: the store's, for one server at a time works in a data directory, and turns among its workers.
 
-Rule 1: the lock is the kernel's (`flock`), not the file: it is gone when its holder is, however it ended. The file stays,
+Rule 1: a lock is the kernel's (`flock`), not the file: it is gone when its holder is, however it ended. The file stays,
 because deleting it would let two processes hold two files of one name.
 Rule 2: the process id inside is for people. Nothing is decided by it.
 """
 
+import asyncio
 import fcntl
 import os
 from pathlib import Path
@@ -58,6 +59,35 @@ class StoreLock:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.release()
+
+
+class FileTurn:
+    """A turn among the processes that share a file, waited for beside the event loop: `async with FileTurn(path)`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    async def __aenter__(self) -> None:
+        try:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            await asyncio.to_thread(fcntl.flock, self._file, fcntl.LOCK_EX)
+        except OSError as error:
+            self._let_go()
+            raise StorageError(f"cannot lock {self._path}: {error.strerror}") from error
+        except BaseException:
+            self._let_go()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            os.close(file)
 
 
 def _read_pid(file: int) -> int | None:

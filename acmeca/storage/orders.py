@@ -40,6 +40,7 @@ class ValidationJob:
 
     authorization: Authorization
     challenge: Challenge
+    instance: str | None  # which has it in hand, unless it is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,10 @@ class OrderPage:
 class Orders:
     """The tables `orders`, `authorizations`, `order_authorizations` and `validation_jobs`."""
 
-    def __init__(self, database: Database, *, writer: str) -> None:
+    def __init__(self, database: Database, *, writer: str, instance: str) -> None:
         self._database = database
         self._writer = writer
+        self._instance = instance
 
     async def create(self, order: Order, authorizations: Sequence[Authorization]) -> None:
         """Store a new order with its new authorizations, or nothing; `StaleError` when the account is valid no longer."""
@@ -162,10 +164,12 @@ class Orders:
         async def body(tx: Transaction) -> None:
             await _swap_authorization(tx, authorization, moved)
             await tx.execute(
-                "INSERT INTO validation_jobs (authorization_id, challenge_type, created_at) VALUES ($1, $2, $3)",
+                "INSERT INTO validation_jobs (authorization_id, challenge_type, created_at, instance)"
+                " VALUES ($1, $2, $3, $4)",
                 authorization.id,
                 challenge_type.value,
                 to_seconds(at),
+                self._instance,
             )
 
         await self._database.write(body)
@@ -174,7 +178,7 @@ class Orders:
     async def validation_jobs(self, *, limit: int = 1000) -> list[ValidationJob]:
         """The oldest validations that were begun and have no outcome, at most `limit`."""
         rows = await self._database.fetch_all(
-            f"SELECT {_AUTHORIZATION}, j.challenge_type FROM validation_jobs j"
+            f"SELECT {_AUTHORIZATION}, j.challenge_type, j.instance FROM validation_jobs j"
             " JOIN authorizations a ON a.id = j.authorization_id ORDER BY j.created_at, a.id LIMIT $1",
             limit,
         )
@@ -183,8 +187,22 @@ class Orders:
             authorization = _authorization(row)
             challenge = authorization.challenge(row["challenge_type"])
             if challenge is not None:
-                jobs.append(ValidationJob(authorization, challenge))
+                jobs.append(ValidationJob(authorization, challenge, row["instance"]))
         return jobs
+
+    async def adopt_validation(self, job: ValidationJob) -> bool:
+        """Take a validation in hand that an instance left which is gone; False when another one was faster."""
+
+        async def body(tx: Transaction) -> bool:
+            changed = await tx.execute(
+                "UPDATE validation_jobs SET instance = $1 WHERE authorization_id = $2 AND COALESCE(instance, '') = $3",
+                self._instance,
+                job.authorization.id,
+                job.instance or "",
+            )
+            return changed == 1
+
+        return await self._database.write(body)
 
     async def record_outcome(
         self,

@@ -8,9 +8,14 @@ Rule 3: bodies run in the writer's thread, reads inline on the event loop throug
 hop costs 100 µs and more), scans in threads of their own. No connection is used by two threads.
 Rule 4: no read leaves a statement open, so that no reader ever holds an old snapshot and with it the log's truncation.
 Rule 5: of aiosqlite nothing private is used but `Connection._execute`, in `_run_in_thread` alone, under a test.
+Rule 6: processes that share the file take turns by a lock of the kernel's, whose waiters are woken. SQLite's own waiters look
+again at growing intervals, and under load that costs a tenth of a second at times.
+Rule 7: when a commit takes very long, nobody waits behind it without end: what has not begun is refused (`Busy`).
 """
 
 import asyncio
+import fcntl
+import logging
 import os
 import re
 import sqlite3
@@ -28,11 +33,13 @@ from typing import Any, Final, Self, TypeVar, cast
 import aiosqlite
 
 from acmeca.errors import Busy
-from acmeca.storage.database import Row, Transaction, Value
-from acmeca.storage.errors import NotUniqueError, StorageError
+from acmeca.storage.database import Entry, Row, Seal, Transaction, Value
+from acmeca.storage.errors import FencedError, NotUniqueError, StorageError
 from acmeca.storage.schema import Step, migrate, read_steps
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _QUEUE_LIMIT: Final = 2000  # writes that may wait while a commit is under way; 64 busy clients make it 63
 _BUSY_TIMEOUT: Final = 5.0  # seconds a commit waits for another process (a backup, a person's sqlite3)
@@ -40,6 +47,9 @@ _READ_BUSY_TIMEOUT: Final = 0.5  # a reader waits only for the recovery of a log
 _CACHED_STATEMENTS: Final = 512
 _SCANS: Final = 2  # long reads at a time
 _LOG_BYTES: Final = 64 << 20  # the log is cut to this after a checkpoint, should a long scan have let it grow
+_LOG_LOOK: Final = 256  # commits between two looks at the log's size
+_STUCK: Final = 10.0  # seconds after which a commit counts as stuck
+_GIVEN_UP: Final = 60.0  # seconds after which the callers of a stuck commit are answered all the same
 
 _WRITER_PRAGMAS: Final = (
     "PRAGMA synchronous = FULL",  # WAL with NORMAL loses acknowledged writes with the power
@@ -172,6 +182,11 @@ class _SqliteTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._finished = False
+        self.entries: list[Entry] = []
+
+    def journal(self, entry: Entry) -> None:
+        self._require_open()
+        self.entries.append(entry)
 
     async def fetch_one(self, sql: str, *args: Value) -> Row | None:
         self._require_open()
@@ -202,24 +217,60 @@ class _SqliteTransaction:
             raise StorageError("the transaction was rolled back after an error before")
 
 
-def _commit_together(connection: sqlite3.Connection, bodies: Sequence[_Body]) -> list[_Outcome]:
-    """Run all bodies in one transaction, in the writer's thread. When this raises, none of them is kept."""
-    try:
-        if connection.in_transaction:  # a rollback failed before
-            connection.execute("ROLLBACK")
-        connection.execute("BEGIN IMMEDIATE")
-        outcomes = [_run_body(connection, body) for body in bodies]
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):  # the next batch tries again
-            if connection.in_transaction:
+@dataclass(frozen=True, slots=True)
+class _Committer:
+    """What the writer's thread needs to commit."""
+
+    connection: sqlite3.Connection
+    seal: Seal | None
+    turns: int  # the descriptor of the file by which processes take turns
+
+    def commit(self, bodies: Sequence[_Body]) -> list[_Outcome]:
+        """Run all bodies in one transaction. When this raises, none of them is kept."""
+        fcntl.flock(self.turns, fcntl.LOCK_EX)
+        try:
+            return self._commit(bodies)
+        finally:
+            fcntl.flock(self.turns, fcntl.LOCK_UN)
+
+    def _commit(self, bodies: Sequence[_Body]) -> list[_Outcome]:
+        connection = self.connection
+        journalled: int | None = None
+        try:
+            if connection.in_transaction:  # a rollback failed before
                 connection.execute("ROLLBACK")
-        raise
-    return outcomes
+            connection.execute("BEGIN IMMEDIATE")
+            entries: list[Entry] = []
+            outcomes = [_run_body(connection, body, entries) for body in bodies]
+            if self.seal is not None:
+                transaction = _SqliteTransaction(connection)
+                number = _run_now(self.seal.number(transaction))
+                transaction.finish()
+                if entries:
+                    self.seal.append(number, entries)
+                    journalled = number
+            connection.execute("COMMIT")
+        except BaseException as error:
+            with suppress(sqlite3.Error):  # the next batch tries again
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            if journalled is not None and self.seal is not None and not _may_be_kept(connection, error):
+                self.seal.withdraw(journalled)
+            raise
+        return outcomes
 
 
-def _run_body(connection: sqlite3.Connection, body: _Body) -> _Outcome:
-    """Run one body in a savepoint. What it raises is an outcome; what is raised here ends the whole batch."""
+def _may_be_kept(connection: sqlite3.Connection, error: BaseException) -> bool:
+    """Whether a commit that failed could still be found done: after an I/O error, should the power fail right now."""
+    code: int = getattr(error, "sqlite_errorcode", None) or 0
+    return connection.in_transaction or code & 0xFF == sqlite3.SQLITE_IOERR
+
+
+def _run_body(connection: sqlite3.Connection, body: _Body, entries: list[Entry]) -> _Outcome:
+    """Run one body in a savepoint. What it raises is an outcome; what is raised here ends the whole batch.
+
+    What it journals is added to `entries` when it succeeds.
+    """
     connection.execute("SAVEPOINT body")
     transaction = _SqliteTransaction(connection)
     try:
@@ -236,6 +287,8 @@ def _run_body(connection: sqlite3.Connection, body: _Body) -> _Outcome:
         )
         raise StorageError(str(reason)) from outcome.error
     connection.execute("RELEASE body")
+    if outcome.error is None:
+        entries += transaction.entries
     return outcome
 
 
@@ -262,10 +315,16 @@ async def _run_in_thread(connection: aiosqlite.Connection, work: Callable[[], T]
 class _Writer:
     """The queue of writes and the task that commits them."""
 
-    def __init__(self, connection: aiosqlite.Connection, raw: sqlite3.Connection, *, queue_limit: int) -> None:
+    def __init__(
+        self, connection: aiosqlite.Connection, committer: _Committer, *, path: Path, queue_limit: int, stuck: float
+    ) -> None:
         self._connection = connection
-        self._raw = raw  # touched in the connection's thread alone
+        self._committer = committer  # used in the connection's thread alone
+        self._log_path = path.with_name(path.name + "-wal")
         self._queue_limit = queue_limit
+        self._stuck_after = stuck
+        self._is_stuck = False
+        self._commits = 0
         self._waiting: deque[_Write] = deque()
         self._wake = asyncio.Event()
         self._closing = False
@@ -274,6 +333,10 @@ class _Writer:
     async def write(self, body: _Body) -> object:
         if self._closing:
             raise StorageError("the database is closed")
+        if self._is_stuck:
+            raise Busy(
+                f"the disk has not taken a commit for {self._stuck_after:g} s; nothing was changed, try again later"
+            )
         if len(self._waiting) >= self._queue_limit:
             raise Busy(f"{len(self._waiting)} writes wait for the disk already; try again in a moment")
         write = _Write(body, asyncio.get_running_loop().create_future())
@@ -291,7 +354,7 @@ class _Writer:
         await asyncio.wait({self._task})
         # A checkpoint that fails loses nothing: the log is read when the database is opened next.
         with suppress(sqlite3.Error):
-            await _run_in_thread(self._connection, partial(self._raw.execute, "PRAGMA wal_checkpoint(TRUNCATE)"))
+            await self._checkpoint()
         await self._connection.close()
 
     async def _run(self) -> None:
@@ -308,9 +371,14 @@ class _Writer:
             _answer_all(self._waiting, StorageError("the database is closed"))
 
     async def _commit(self, writes: Sequence[_Write]) -> None:
+        loop = asyncio.get_running_loop()
+        timers = (
+            loop.call_later(self._stuck_after, self._note_stuck),
+            loop.call_later(self._stuck_after + _GIVEN_UP, self._give_up, writes),
+        )
         try:
             outcomes = await _run_in_thread(
-                self._connection, partial(_commit_together, self._raw, [write.body for write in writes])
+                self._connection, partial(self._committer.commit, [write.body for write in writes])
             )
         except asyncio.CancelledError:  # the event loop ends without `close`
             _answer_all(writes, StorageError("the server stopped during this write; it may have been kept"))
@@ -320,12 +388,46 @@ class _Writer:
         else:
             for write, outcome in zip(writes, outcomes, strict=True):
                 _answer(write, outcome)
+        finally:
+            for timer in timers:
+                timer.cancel()
+            if self._is_stuck:
+                self._is_stuck = False
+                log.warning("the disk takes commits again")
+        await self._bound_log()
+
+    def _note_stuck(self) -> None:
+        """Rule 7."""
+        self._is_stuck = True
+        log.error(
+            "a commit has taken %g s and is not done: is the disk well? Writes are refused meanwhile", self._stuck_after
+        )
+        for write in self._waiting:
+            busy = Busy("the disk does not take what is written; nothing was changed, try again later")
+            _answer(write, _Outcome(error=busy))
+        self._waiting.clear()
+
+    def _give_up(self, writes: Sequence[_Write]) -> None:
+        _answer_all(writes, StorageError("the disk does not answer; the write may be kept, or not"))
+
+    async def _bound_log(self) -> None:
+        """SQLite starts the log anew only in a moment without readers; under load from several processes there may be none."""
+        self._commits += 1
+        if self._commits % _LOG_LOOK:
+            return
+        with suppress(OSError, sqlite3.Error):
+            if self._log_path.stat().st_size > _LOG_BYTES:
+                await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
+        checkpoint = partial(self._committer.connection.execute, "PRAGMA wal_checkpoint(TRUNCATE)")
+        await _run_in_thread(self._connection, checkpoint)
 
 
 def _answer_all(writes: Iterable[_Write], error: StorageError) -> None:
     """Give every caller an exception of its own: one shared by many tasks would gather all their tracebacks."""
     for write in writes:
-        own = StorageError(str(error))
+        own = FencedError(str(error)) if isinstance(error, FencedError) else StorageError(str(error))
         own.__cause__ = error
         _answer(write, _Outcome(error=own))
 
@@ -339,12 +441,13 @@ def _answer(write: _Write, outcome: _Outcome) -> None:
 
 
 class SqliteDatabase:
-    """A `Database` in one file. Made by `open`; one process at a time (`lock.py`)."""
+    """A `Database` in one file. Made by `open`."""
 
-    def __init__(self, path: Path, writer: _Writer, reader: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, writer: _Writer, reader: sqlite3.Connection, *, turns: int) -> None:
         self._path = path
         self._writer = writer
         self._reader = reader
+        self._turns = turns
         self._scans = ThreadPoolExecutor(max_workers=_SCANS, thread_name_prefix="acmeca-scan")
         self._close_lock = asyncio.Lock()
         self._closed = False
@@ -354,16 +457,21 @@ class SqliteDatabase:
         cls,
         path: Path,
         *,
+        seal: Seal | None = None,
         steps: Sequence[Step] | None = None,
         busy_timeout: float = _BUSY_TIMEOUT,
         queue_limit: int = _QUEUE_LIMIT,
+        stuck: float = _STUCK,
     ) -> Self:
         """Open the database, made with mode 0600 when it is not there, and bring its schema up to date.
 
-        `steps` are the program's own unless given; `busy_timeout` is how many seconds a commit waits for another
-        process; `queue_limit` is how many writes may wait. Raises `StorageError`.
+        `seal` numbers and journals the commits; `steps` are the program's own unless given; `busy_timeout` is how many
+        seconds a commit waits for another program (a backup, a shell); `queue_limit` is how many writes may wait; `stuck` is
+        after how many seconds a commit counts as stuck. Raises `StorageError`.
         """
         _require_private(path)
+        turns_path = path.with_name(path.name + "-turns")
+        _require_private(turns_path)
         opened: list[sqlite3.Connection] = []
 
         def connect() -> sqlite3.Connection:
@@ -372,6 +480,7 @@ class SqliteDatabase:
             )
             return opened[0]
 
+        turns = os.open(turns_path, os.O_RDWR | os.O_CLOEXEC)
         try:
             connection = await aiosqlite.Connection(connect, iter_chunk_size=64)
             # Not in `connect`: when that fails, aiosqlite lets its thread go without waiting for its end.
@@ -383,9 +492,14 @@ class SqliteDatabase:
             except BaseException:
                 await connection.close()
                 raise
-        except sqlite3.Error as error:
-            raise _storage_error(error) from error
-        return cls(path, _Writer(connection, opened[0], queue_limit=queue_limit), reader)
+        except BaseException as error:
+            os.close(turns)
+            if isinstance(error, sqlite3.Error):
+                raise _storage_error(error) from error
+            raise
+        committer = _Committer(opened[0], seal, turns)
+        writer = _Writer(connection, committer, path=path, queue_limit=queue_limit, stuck=stuck)
+        return cls(path, writer, reader, turns=turns)
 
     async def fetch_one(self, sql: str, *args: Value) -> Row | None:
         rows = _run(self._reader, sql, args)[0]
@@ -411,6 +525,7 @@ class SqliteDatabase:
             self._reader.close()
             await asyncio.to_thread(self._scans.shutdown)
             await self._writer.close()
+            os.close(self._turns)
 
 
 def _require_private(path: Path) -> None:

@@ -54,7 +54,7 @@ def acme_middleware(services: Services) -> Middleware:
         if request.method == "POST":
             # §6.5: "the server MUST include a Replay-Nonce header field in every successful response to a POST request and
             # SHOULD provide it in error responses as well."
-            response.headers["Replay-Nonce"] = services.nonces.mint()
+            response.headers["Replay-Nonce"] = await services.nonces.mint()
             response.headers["Cache-Control"] = "no-store"
         if request.path != Paths.DIRECTORY:
             # §7.1: "The "index" link relation is present on all resources other than the directory"

@@ -693,7 +693,7 @@ class TestOpen:
     async def test_the_files_are_for_their_owner_alone(self, database: SqliteDatabase, path: Path) -> None:
         await database.write(note("a"))
         files = sorted(path.parent.iterdir())
-        assert [file.name for file in files] == ["acmeca.db", "acmeca.db-shm", "acmeca.db-wal"]
+        assert [file.name for file in files] == ["acmeca.db", "acmeca.db-shm", "acmeca.db-turns", "acmeca.db-wal"]
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
     @pytest.mark.parametrize("mode", [0o640, 0o644, 0o606, 0o660])

@@ -62,7 +62,7 @@ def connect(path: Path) -> Iterator[sqlite3.Connection]:
 async def in_writer(database: SqliteDatabase, work: Callable[[sqlite3.Connection], T]) -> T:
     """Run `work` on the writer's own connection, in its thread."""
     writer = database._writer
-    return await _run_in_thread(writer._connection, partial(work, writer._raw))
+    return await _run_in_thread(writer._connection, partial(work, writer._committer.connection))
 
 
 @contextlib.asynccontextmanager

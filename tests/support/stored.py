@@ -15,12 +15,13 @@ from acmeca.storage.certificates import Certificate
 from acmeca.storage.crls import Crl
 from acmeca.storage.issuers import IssuerState, StoredIssuer
 from acmeca.storage.store import Store
+from acmeca.storage.writers import Writer
 from tests.support.databases import open_database
 from tests.support.server import temporary_directory
 from tests.support.status_issuers import shared_issuer
 
 NOW = datetime(2026, 11, 1, 12, 0, 0, tzinfo=UTC)
-WRITER = "test"
+WRITER = Writer("test", "instance")
 _numbers = itertools.count(1)
 
 
