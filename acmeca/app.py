@@ -47,6 +47,7 @@ from acmeca.storage.journal import Journal
 from acmeca.storage.lock import StoreLock
 from acmeca.storage.node import node_name
 from acmeca.storage.nonce_file import FileNonces
+from acmeca.storage.schema import read_steps
 from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.storage.store import Store
 from acmeca.storage.writers import CommitSeal, Others, Writer
@@ -115,7 +116,7 @@ async def _claimed_store(config: Config, writer: Writer, *, ambient: Ambient, al
     """The store, open for `writer`. `alone` says that nobody else can be writing to it."""
     journal = Journal(config.journal_dir, writer=writer.name, instance=writer.instance, clock=ambient.now)
     store = Store(
-        await SqliteDatabase.open(config.database_path, seal=CommitSeal(writer, journal)),
+        await SqliteDatabase.open(config.database_path, seal=CommitSeal(writer, journal, schema=len(read_steps()))),
         writer=writer,
     )
     try:
