@@ -26,7 +26,7 @@ _LOOK_SECONDS: Final = 1.0  # between two looks for another epoch, when a nonce 
 _TABLES: Final = f"""\
 BEGIN; SELECT pg_advisory_xact_lock({WRITERS_LOCK});
 CREATE UNLOGGED TABLE IF NOT EXISTS nonce_epoch (
-    only BIGINT PRIMARY KEY CHECK (only = 1), epoch BIGINT NOT NULL, key BYTEA NOT NULL,
+    id BIGINT PRIMARY KEY CHECK (id = 1), epoch BIGINT NOT NULL, key BYTEA NOT NULL,
     next BIGINT NOT NULL, floor BIGINT NOT NULL);
 CREATE UNLOGGED TABLE IF NOT EXISTS spent_nonces (counter BIGINT PRIMARY KEY);
 COMMIT"""
@@ -134,7 +134,7 @@ class PostgresNonces:
     async def _read_epoch(self) -> None:
         """The epoch that all replicas share; begun here when there is none."""
         await self._session.execute(
-            "INSERT INTO nonce_epoch (only, epoch, key, next, floor) VALUES (1, $1, $2, 0, 0) ON CONFLICT DO NOTHING",
+            "INSERT INTO nonce_epoch (id, epoch, key, next, floor) VALUES (1, $1, $2, 0, 0) ON CONFLICT DO NOTHING",
             (int.from_bytes(self._entropy(7)), self._entropy(KEY_BYTES)),
         )
         (row,) = await self._session.fetch("SELECT epoch, key FROM nonce_epoch", ())
