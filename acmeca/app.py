@@ -41,12 +41,16 @@ from acmeca.service.readiness import Readiness
 from acmeca.service.requests import Nonces, Requests
 from acmeca.service.services import Services
 from acmeca.service.status import Status, StatusSettings
+from acmeca.storage.database import Database, Seal
 from acmeca.storage.errors import FencedError
 from acmeca.storage.issuers import StoredIssuer
 from acmeca.storage.journal import Journal
 from acmeca.storage.lock import StoreLock
 from acmeca.storage.node import node_name
 from acmeca.storage.nonce_file import FileNonces
+from acmeca.storage.postgres import PostgresDatabase
+from acmeca.storage.postgres_nonces import PostgresNonces
+from acmeca.storage.schema import read_steps
 from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.storage.store import Store
 from acmeca.storage.writers import CommitSeal, Others, Writer
@@ -96,6 +100,15 @@ class Opened:
     tls: ssl.SSLContext
 
 
+async def holds_ca(config: Config) -> bool:
+    """Whether there is a CA in the database. Nothing is made by looking at one that is a file and not there."""
+    path = config.database_path
+    if path is not None and not path.exists():
+        return False
+    async with opened_store(config) as store:
+        return bool(await store.issuers.all())
+
+
 @asynccontextmanager
 async def opened_store(config: Config, *, ambient: Ambient | None = None) -> AsyncIterator[Store]:
     """The store of a data directory, under its lock. Raises `LockedError` while another process works in it."""
@@ -106,7 +119,9 @@ async def opened_store(config: Config, *, ambient: Ambient | None = None) -> Asy
     with StoreLock(data_dir):
         pem.remove_leftovers(data_dir)
         name = node_name(data_dir, entropy=ambient.entropy)
-        async with _claimed_store(config, Writer(name, ambient.new_id()), ambient=ambient, alone=True) as store:
+        async with _claimed_store(
+            config, Writer(name, ambient.new_id()), ambient=ambient, alone=config.database_path is not None
+        ) as store:
             yield store
 
 
@@ -115,7 +130,7 @@ async def _claimed_store(config: Config, writer: Writer, *, ambient: Ambient, al
     """The store, open for `writer`. `alone` says that nobody else can be writing to it."""
     journal = Journal(config.journal_dir, writer=writer.name, instance=writer.instance, clock=ambient.now)
     store = Store(
-        await SqliteDatabase.open(config.database_path, seal=CommitSeal(writer, journal)),
+        await _open_database(config, CommitSeal(writer, journal, schema=len(read_steps()))),
         writer=writer,
     )
     try:
@@ -128,6 +143,30 @@ async def _claimed_store(config: Config, writer: Writer, *, ambient: Ambient, al
     finally:
         await store.close()
         journal.close()
+
+
+async def _open_database(config: Config, seal: Seal) -> Database:
+    path = config.database_path
+    if path is not None:
+        return await SqliteDatabase.open(path, seal=seal)
+    return await PostgresDatabase.open(config.storage.url, seal=seal)
+
+
+@asynccontextmanager
+async def _opened_nonces(config: Config, ambient: Ambient) -> AsyncIterator[Nonces]:
+    """Where the database is a file, all processes are on this machine, and share a file of nonces too."""
+    if config.database_path is not None:
+        file_nonces = FileNonces.open(config.server.data_dir / _NONCE_FILE, entropy=ambient.entropy)
+        try:
+            yield file_nonces
+        finally:
+            file_nonces.close()
+    else:
+        nonces = await PostgresNonces.open(config.storage.url, entropy=ambient.entropy)
+        try:
+            yield nonces
+        finally:
+            await nonces.close()
 
 
 async def init(config: Config, *, actor: str, ambient: Ambient | None = None) -> Hierarchy:
@@ -154,14 +193,10 @@ async def opened(
 ) -> AsyncIterator[Opened]:
     """Open the CA of a configuration. `open_key` loads an issuer's key from its path below the data directory."""
     ambient = ambient or real_ambient()
-    async with opened_store(config, ambient=ambient) as store:
-        nonces = FileNonces.open(config.server.data_dir / _NONCE_FILE, entropy=ambient.entropy)
-        try:
-            ca = await _compose(config, store, nonces=nonces, ambient=ambient, open_key=open_key)
-            _write_root(config, ca.services.issuers.roots_pem())
-            yield ca
-        finally:
-            nonces.close()
+    async with opened_store(config, ambient=ambient) as store, _opened_nonces(config, ambient) as nonces:
+        ca = await _compose(config, store, nonces=nonces, ambient=ambient, open_key=open_key)
+        _write_root(config, ca.services.issuers.roots_pem())
+        yield ca
 
 
 async def _compose(

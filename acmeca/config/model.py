@@ -172,8 +172,10 @@ class Config(_Section):
         return Urls(base=self.server.base_url, status=self.server.status_url)
 
     @property
-    def database_path(self) -> Path:
-        return self.server.data_dir / self.storage.url.removeprefix("sqlite:///")
+    def database_path(self) -> Path | None:
+        """The database's file; None when a database server has it."""
+        path = self.storage.url.removeprefix("sqlite:///")
+        return None if path == self.storage.url else self.server.data_dir / path
 
     @property
     def journal_dir(self) -> Path:
