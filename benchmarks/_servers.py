@@ -35,12 +35,15 @@ CHECKOUT: Final = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A running ACME server. It fetches http-01 answers from `http_port`; `ca_bundle` is what its TLS is trusted by."""
+    """A running ACME server. It fetches http-01 answers from `http_port` at one of `http_addresses`; `ca_bundle` holds what
+    its TLS is trusted by.
+    """
 
     pid: int
     directory: str
     ca_bundle: Path
     http_port: int
+    http_addresses: tuple[str, ...] = ("127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

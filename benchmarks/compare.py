@@ -22,6 +22,8 @@ from benchmarks._servers import CONTENDERS, Server, find_contender
 
 POLL_INTERVAL: Final = 0.005  # seconds; who answers a challenge before it is judged has two polls in each order
 
+_FIGURES: Final = ("subject_ms", "peer_ms", "ratio")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -43,7 +45,11 @@ examples:
   python -m benchmarks.compare --peer pebble --clients 1,2,4 --rounds 3 --orders 300
   git worktree add /tmp/before HEAD~3 && python -m benchmarks.compare --peer acmeca@/tmp/before --clients 4
 
-The kernel counts a process in steps of 10 ms: 300 orders of 4 ms are 1.2 s. An order is what benchmarks/README.md says.
+limits:
+  The kernel counts a process in steps of 10 ms: 300 orders of 4 ms are 1.2 s. A machine that others use at the same time makes
+  every figure larger, and not in proportion: repeat until the ratios of the rounds agree.
+
+exit status: 0 measured, 2 a server did not start or failed an order.
 """
 
 
@@ -86,7 +92,7 @@ async def run(settings: Settings) -> dict[str, Any]:
         for clients in settings.clients:
             for number in range(1, settings.rounds + 1):
                 figures = [await _order_ms(server, clients, settings.orders) for server in (subject, peer)]
-                rows.append(_row(clients, number, *figures))
+                rows.append(row(clients, number, *figures))
     return build_report(settings, rows)
 
 
@@ -105,6 +111,7 @@ async def _order_ms(server: Server, clients: int, orders: int) -> float:
             clients=clients,
             orders=orders,
             http_port=server.http_port,
+            http_addresses=server.http_addresses,
             polling=Polling(interval=POLL_INTERVAL),
             server_pids=(server.pid,),
         )
@@ -113,10 +120,14 @@ async def _order_ms(server: Server, clients: int, orders: int) -> float:
         raise measure.BenchmarkError(
             f"{server.directory} failed orders:\n{measure.format_failures(report['failures'])}"
         )
-    return float(report["server"]["cpu_us_each"]) / 1000
+    milliseconds = float(report["server"]["cpu_us_each"]) / 1000
+    if not milliseconds:
+        raise measure.BenchmarkError(f"{orders} orders took less CPU time than the kernel counts: take more")
+    return milliseconds
 
 
-def _row(clients: int, number: int, subject_ms: float, peer_ms: float) -> dict[str, Any]:
+def row(clients: int, number: int, subject_ms: float, peer_ms: float) -> dict[str, Any]:
+    """The figures of a round."""
     return {
         "clients": clients,
         "round": number,
@@ -130,11 +141,8 @@ def build_report(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> dict[
     """All figures as JSON values: each round, and for each number of clients the medians of its rounds."""
     medians = []
     for clients in settings.clients:
-        of_clients = [row for row in rows if row["clients"] == clients]
-        members = {
-            name: round(statistics.median(row[name] for row in of_clients), 3)
-            for name in ("subject_ms", "peer_ms", "ratio")
-        }
+        of_clients = [each for each in rows if each["clients"] == clients]
+        members = {name: round(statistics.median(each[name] for each in of_clients), 3) for name in _FIGURES}
         medians.append({"clients": clients, **members})
     return {
         "benchmark": "compare",
@@ -151,12 +159,11 @@ def build_report(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> dict[
 def format_report(report: Mapping[str, Any]) -> str:
     """The report for a person."""
     rows = [
-        [str(row["clients"]), str(row["round"]), *(f"{row[name]:.2f}" for name in ("subject_ms", "peer_ms", "ratio"))]
-        for row in report["rounds"]
+        [str(each["clients"]), str(each["round"]), *(f"{each[name]:.2f}" for name in _FIGURES)]
+        for each in report["rounds"]
     ]
     rows += [
-        [str(row["clients"]), "median", *(f"{row[name]:.2f}" for name in ("subject_ms", "peer_ms", "ratio"))]
-        for row in report["medians"]
+        [str(each["clients"]), "median", *(f"{each[name]:.2f}" for name in _FIGURES)] for each in report["medians"]
     ]
     return "\n".join(
         (
