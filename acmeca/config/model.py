@@ -29,9 +29,11 @@ from acmeca.config.values import (
     parse_status_url,
     parse_storage_url,
 )
+from acmeca.errors import AcmecaError
 from acmeca.policy.names import Network
 from acmeca.policy.profiles import DEFAULT_LIFETIME
 from acmeca.policy.suffixes import parse_own_top_level, refuse_suffix
+from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.urls import Urls
 from acmeca.validation.resolver import Server
 
@@ -152,7 +154,13 @@ class StatusSection(_Section):
 class StorageSection(_Section):
     """`[storage]`: where everything is kept."""
 
-    url: Annotated[str, BeforeValidator(parse_storage_url)] = "sqlite:///acmeca.db"
+    # A password may stand in it, so it is not printed with the rest of the configuration.
+    url: Annotated[str, BeforeValidator(parse_storage_url), Field(repr=False)] = "sqlite:///acmeca.db"
+
+    @property
+    def postgres(self) -> PostgresUrl | None:
+        """The address of a PostgreSQL database; None for an SQLite one."""
+        return None if self.url.startswith("sqlite:") else PostgresUrl.parse(self.url)
 
 
 class Config(_Section):
@@ -171,6 +179,9 @@ class Config(_Section):
 
     @property
     def database_path(self) -> Path:
+        """The file of an SQLite database; `AcmecaError` where the data is somewhere else."""
+        if self.storage.postgres is not None:
+            raise AcmecaError(f"the data is in {self.storage.postgres.redacted}, and this needs an SQLite database")
         return self.server.data_dir / self.storage.url.removeprefix("sqlite:///")
 
 
