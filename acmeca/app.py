@@ -6,6 +6,7 @@ Rule 2: `opened` is the CA without its listeners (the command line works on that
 
 import asyncio
 import hashlib
+import json
 import logging
 import os
 import signal
@@ -419,7 +420,11 @@ def _require_own(data_dir: Path) -> None:
 
 def config_sha256(config: Config) -> str:
     """The digest of the checked values, in hex: what `server.started` says of its configuration. It holds no secret."""
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+    document = config.model_dump(mode="json")
+    document["storage"]["url"] = (
+        config.storage.url if config.storage.postgres is None else config.storage.postgres.redacted
+    )
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def front_page_model(opened: Opened) -> FrontPageModel:

@@ -255,8 +255,11 @@ def parse_file(value: object) -> Path:
 
 
 def parse_storage_url(value: object) -> str:
-    """`sqlite:///path`."""
-    allowed = 'write "sqlite:///acmeca.db" (three slashes: a path in data_dir), or four slashes and an absolute path'
+    """`sqlite:///path`, or `postgresql://user@host,host/database` (`PostgresUrl`)."""
+    allowed = (
+        'write "sqlite:///acmeca.db" (three slashes: a path in data_dir), or four slashes and an absolute path,'
+        ' or "postgresql://acmeca@db.corp.internal/acmeca"'
+    )
     text = parse_text(value)
     path = text.removeprefix("sqlite:///")
     if text.startswith(("postgresql:", "postgres:")):

@@ -49,6 +49,7 @@ _READERS: Final = 4  # quick reads at a time
 _SCANS: Final = 2  # long ones
 _FIRST_DELAY: Final = 0.05  # seconds between two attempts to connect, doubled each time
 _LONGEST_DELAY: Final = 1.0
+_LONG_SILENCE: Final = 0.5  # seconds
 
 _BEGIN: Final = (
     f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_advisory_xact_lock({WRITERS_LOCK}); SAVEPOINT body"
@@ -172,7 +173,7 @@ async def _run_body(
                 failure = error
     finally:
         tx.is_finished = True
-        with suppress(RuntimeError):  # it has ended, or awaits something in a `finally`
+        with suppress(Exception):  # what a body does in a `finally` once it was left is of no account any more
             steps.close()
 
 
@@ -310,19 +311,21 @@ class _Writer:
         number = None if self._seal is None else (await _run_body(session, self._seal.number, may_go_on=True))[0]
         if self._seal is not None and number is not None and entries:
             await asyncio.to_thread(self._seal.append, number, entries)
-        # Step 4: the commit.
-        was_lost = session.is_lost  # then COMMIT is not sent, and the transaction is gone for sure
+        # Step 4: see that there is a transaction yet. After a long silence (a slow disk under the journal, a process that was
+        # stopped) the server may have thrown us out, which we would hear of as the answer to COMMIT only, and not know.
         try:
-            if was_lost:
-                raise LostConnectionError("the connection was lost before the commit")
+            if session.is_lost or session.silence > _LONG_SILENCE:
+                await session.run("SELECT 1")
+        except LostConnectionError:
+            self._withdraw(number, entries)
+            raise
+        # Step 5: the commit.
+        try:
             await session.commit()
         except UncertainError:
             raise
         except LostConnectionError as error:
-            if not was_lost:
-                raise _LostCommitError(outcomes, number, str(error)) from None
-            self._withdraw(number, entries)
-            raise
+            raise _LostCommitError(outcomes, number, str(error)) from None
         except StorageError:
             self._withdraw(number, entries)
             raise

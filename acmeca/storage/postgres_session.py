@@ -153,6 +153,7 @@ class Session:
         self._answer = answer
         self._unique = unique
         self._gave_up = False
+        self._heard_at = asyncio.get_running_loop().time()
         self._warnings: list[str] = []
         connection.add_log_listener(self._note_message)
 
@@ -163,6 +164,11 @@ class Session:
     @property
     def is_in_transaction(self) -> bool:
         return self._connection.is_in_transaction()
+
+    @property
+    def silence(self) -> float:
+        """How many seconds ago the server last answered."""
+        return asyncio.get_running_loop().time() - self._heard_at
 
     async def run(self, script: str, *, answer: float | None = None) -> str:
         """Statements of the driver's own, without values, in one round trip; returns what the last one says it did."""
@@ -209,9 +215,11 @@ class Session:
     def _bounded(self, answer: float | None) -> Iterator[None]:
         """Drop the connection when there is no answer in time, and translate what comes out."""
         seconds = self._answer if answer is None else answer
-        timer = asyncio.get_running_loop().call_later(seconds, self._give_up)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(seconds, self._give_up)
         try:
             yield
+            self._heard_at = loop.time()
         except _LIBRARY_ERRORS as error:
             if self._gave_up:
                 raise LostConnectionError(f"the database did not answer within {seconds:g} seconds") from None

@@ -6,6 +6,7 @@ Rule 2: PostgreSQL refuses to run as root, so as root it runs as the user `postg
 Rule 3: without PostgreSQL its tests are skipped with what to install, and fail where ACMECA_REQUIRE_ALL=1.
 """
 
+import asyncio
 import atexit
 import contextlib
 import functools
@@ -48,12 +49,16 @@ log_line_prefix = '%m %p '
 _numbers = itertools.count(1)
 
 
+_PROGRAMS: Final = ("initdb", "postgres", "pg_basebackup")
+
+
 def find_programs() -> Path | None:
-    """Where `initdb` and `postgres` are; Debian keeps them off the PATH."""
+    """Where the server's programs are; Debian keeps them off the PATH."""
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
     on_path = shutil.which("initdb")
-    found = [Path(on_path).parent] if on_path else []
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
-    return next((path for path in found if (path / "initdb").exists() and (path / "postgres").exists()), None)
+    if on_path:
+        places.append(Path(on_path).resolve().parent)
+    return next((place for place in places if all((place / program).exists() for program in _PROGRAMS)), None)
 
 
 def require_programs() -> Path:
@@ -203,6 +208,27 @@ def make_server(settings: str = "") -> Iterator[PostgresServer]:
             server.stop()
 
 
+@contextlib.contextmanager
+def make_standby(primary: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that follows another one and calls itself `standby`, started."""
+    with make_directory() as directory:
+        server = PostgresServer(directory, reserve_ports(1)[0])
+        primary.run(
+            "pg_basebackup",
+            *("--host", str(primary.directory), "--port", str(primary.port), "--username", USER),
+            *("--pgdata", str(server.data), "--checkpoint", "fast", "--no-sync"),
+        )
+        (server.data / "standby.signal").touch()
+        server.configure(
+            f"primary_conninfo = 'host={primary.directory} port={primary.port} user={USER} application_name=standby'\n"
+        )
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 def _copy(source: str, target: str) -> str:
     return str(shutil.copy(source, target))
 
@@ -282,6 +308,13 @@ async def lend_database(*, steps: Sequence[Step] | None = None) -> AsyncIterator
         database=name,
     )
     free.append(name)
+
+
+async def wait_for(server: PostgresServer, question: str) -> None:
+    """Ask the server until it says yes."""
+    async with asyncio.timeout(_START_SECONDS):
+        while not await administer(server, question):  # noqa: ASYNC110  (it tells nobody by itself)
+            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

@@ -29,14 +29,16 @@ _numbers = itertools.count(1)
 
 
 @contextlib.asynccontextmanager
-async def open_engine(engine: Engine, *, steps: Sequence[Step] | None = None) -> AsyncIterator[Database]:
+async def open_engine(
+    engine: Engine, *, steps: Sequence[Step] | None = None, queue_limit: int = 2000
+) -> AsyncIterator[Database]:
     """An empty database of an engine; the program's own schema unless `steps` are given."""
     if engine == "postgresql":
-        async with open_postgres(steps=steps) as database:
+        async with open_postgres(steps=steps, queue_limit=queue_limit) as database:
             yield database
         return
     with temporary_directory() as directory:
-        async with open_database(directory / "acmeca.db", steps=steps) as database:
+        async with open_database(directory / "acmeca.db", steps=steps, queue_limit=queue_limit) as database:
             yield database
 
 
