@@ -21,6 +21,7 @@ from aiohttp import web
 
 from acmeca import __version__, audit
 from acmeca.acme.nonces import Nonces
+from acmeca.acme.states import OrderStatus
 from acmeca.config import Config, ConfigError
 from acmeca.errors import AcmecaError
 from acmeca.keystore import pem
@@ -32,10 +33,12 @@ from acmeca.service.administration import Administration
 from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
+from acmeca.service.condition import Condition
 from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy, to_pem
 from acmeca.service.jobs import Jobs
 from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
+from acmeca.service.probes import Disks, WriteWatch, in_thread
 from acmeca.service.readiness import Readiness
 from acmeca.service.requests import Requests
 from acmeca.service.services import Services
@@ -48,10 +51,12 @@ from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import Endpoint
 from acmeca.validation.resolver import build_resolver
 from acmeca.web.acme import MAX_BODY, AcmeResources
+from acmeca.web.admin import Load, build_admin_app, keep_sampling
 from acmeca.web.control import SOCKET_NAME, build_control_app
 from acmeca.web.front_page import CertificateCard, FrontPageModel, add_front_page, build_certificate_card
 from acmeca.web.limits import ConnectionLimits, raise_descriptor_limit
-from acmeca.web.listener import Listener
+from acmeca.web.listener import Listener, ListenerError
+from acmeca.web.metrics import Metrics, observing
 from acmeca.web.middleware import acme_middleware, build_refusal
 from acmeca.web.status import StatusResources, status_middleware
 
@@ -89,6 +94,9 @@ class Opened:
     jobs: Jobs
     endpoints: _Endpoints
     tls: ssl.SSLContext
+    metrics: Metrics
+    condition: Condition
+    load: Load
 
 
 @asynccontextmanager
@@ -132,7 +140,11 @@ async def opened(
     async with opened_store(config) as store:
         ca = await _compose(config, store, ambient=ambient or real_ambient(), open_key=open_key)
         _write_root(config, ca.services.issuers.roots_pem())
-        yield ca
+        try:
+            yield ca
+        finally:
+            await ca.condition.stop()
+            await ca.services.readiness.stop()
 
 
 async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: Callable[[Path], PrivateKey]) -> Opened:
@@ -142,6 +154,9 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
     names = NamePolicy(config.policy.allowed_names, config.policy.allowed_networks)
     nonces = Nonces(ambient.entropy(_NONCE_KEY_BYTES))
     endpoints = _Endpoints()
+    metrics = Metrics()
+    store.orders.on_invalid = lambda count: metrics.orders_closed(OrderStatus.INVALID, count)
+    disks = Disks((data_dir,))
 
     weak_keys = _weak_keys(config)
 
@@ -155,6 +170,7 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
             crl_interval=config.status.crl_interval,
         ),
         ambient=ambient,
+        observer=metrics,
     )
     certificates = Certificates(
         store,
@@ -164,6 +180,7 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
         names=names,
         lifetime=config.policy.lifetime,
         ambient=ambient,
+        observer=metrics,
         weak_keys=weak_keys,
     )
     orders = Orders(store, certificates=certificates, names=names, ambient=ambient)
@@ -179,6 +196,7 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
             http_port=config.validation.http_port,
         ),
         ambient=ambient,
+        observer=metrics,
     )
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -190,6 +208,14 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
         data_dir=data_dir,
         ambient=ambient,
         on_listener=tls.load_cert_chain,  # on a context in use: new connections get the new certificate
+    )
+    readiness = Readiness(
+        store,
+        issuers=issuers,
+        status=status,
+        writes=WriteWatch(ambient=ambient, then=metrics),
+        disks=disks,
+        ambient=ambient,
     )
     return Opened(
         config=config,
@@ -205,7 +231,7 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
             certificates=certificates,
             issuers=issuers,
             status=status,
-            readiness=Readiness(store, issuers=issuers, status=status, ambient=ambient),
+            readiness=readiness,
         ),
         administration=Administration(
             store, certificates=certificates, issuers=issuers, status=status, ambient=ambient
@@ -219,7 +245,25 @@ async def _compose(config: Config, store: Store, *, ambient: Ambient, open_key: 
         ),
         endpoints=endpoints,
         tls=tls,
+        metrics=metrics,
+        condition=Condition(
+            store,
+            issuers=issuers,
+            status=status,
+            own_certificates=own_certificates,
+            readiness=readiness,
+            disks=disks,
+            database_bytes=lambda: in_thread(lambda: _database_bytes(config)),
+            ambient=ambient,
+        ),
+        load=Load(),
     )
+
+
+def _database_bytes(config: Config) -> int:
+    """The database's file and its log."""
+    path = config.database_path
+    return sum(file.stat().st_size for file in (path, path.with_name(f"{path.name}-wal")) if file.exists())
 
 
 def _weak_keys(config: Config) -> frozenset[bytes]:
@@ -237,7 +281,8 @@ def _weak_keys(config: Config) -> frozenset[bytes]:
 
 def build_acme_app(opened: Opened) -> web.Application:
     """The application of the ACME listener."""
-    app = web.Application(middlewares=[acme_middleware(opened.services)], client_max_size=MAX_BODY)
+    middleware = observing(opened.metrics, acme_middleware(opened.services))
+    app = web.Application(middlewares=[middleware], client_max_size=MAX_BODY)
     AcmeResources(opened.services).add_routes(app)
     add_front_page(app, lambda: front_page_model(opened))
     return app
@@ -249,6 +294,16 @@ def build_status_app(opened: Opened) -> web.Application:
     StatusResources(opened.services).add_routes(app)
     add_front_page(app, lambda: front_page_model(opened))
     return app
+
+
+def build_operations_app(opened: Opened) -> web.Application:
+    """The application of the admin listener."""
+    return build_admin_app(
+        metrics=opened.metrics,
+        condition=opened.condition,
+        readiness=opened.services.readiness,
+        load=opened.load,
+    )
 
 
 @asynccontextmanager
@@ -268,28 +323,48 @@ async def serving(opened: Opened) -> AsyncIterator[None]:
         refusal=build_refusal,
     )
     control = Listener(build_control_app(opened.administration), host="", port=0, max_connections=limits.control)
+    admin_host, admin_port = config.server.admin_listen
+    admin = Listener(build_operations_app(opened), host=admin_host, port=admin_port, max_connections=limits.admin)
+    opened.load.listeners.update(acme=acme, status=status, control=control, admin=admin)
     socket_path = config.server.data_dir / SOCKET_NAME
     async with AsyncExitStack() as stack:
         await opened.jobs.prepare()
         # Pushed in the opposite order of what a stop does: requests may begin validations, so they are finished first.
         stack.push_async_callback(opened.services.challenges.stop)
         stack.callback(socket_path.unlink, missing_ok=True)
-        stack.push_async_callback(_stop_all, (status, acme, control))
+        stack.push_async_callback(_stop_all, (status, acme, control, admin))
         await status.start()
         await acme.start()
-        opened.endpoints.listeners.extend((status, acme))
+        await _start_admin(admin, config)
+        opened.endpoints.listeners.extend((status, acme, admin))
         await control.start_on_socket(socket_path)
         await _note_if_possible(
             opened, audit.ServerStarted(actor=audit.SYSTEM, version=__version__, config_sha256=config_sha256(config))
         )
         jobs = asyncio.create_task(opened.jobs.run(), name="jobs")
+        sampling = asyncio.create_task(
+            keep_sampling(metrics=opened.metrics, readiness=opened.services.readiness, load=opened.load),
+            name="sampling",
+        )
         try:
             yield
         finally:
-            jobs.cancel()
-            with suppress(asyncio.CancelledError):
-                await jobs
+            for task in (jobs, sampling):
+                task.cancel()
+            for task in (sampling, jobs):
+                with suppress(asyncio.CancelledError):
+                    await task
     await _note_if_possible(opened, audit.ServerStopped(actor=audit.SYSTEM, version=__version__))
+
+
+async def _start_admin(admin: Listener, config: Config) -> None:
+    """What was asked for has to be there. A port that nobody chose may be taken: no CA is down for want of its metrics."""
+    try:
+        await admin.start()
+    except ListenerError as error:
+        if config.server.is_admin_listen_asked_for:
+            raise
+        log.warning("no metrics are served: %s. It is server.admin_listen that says where", error)
 
 
 async def _stop_all(listeners: Sequence[Listener]) -> None:

@@ -46,7 +46,7 @@ class Server:
 @contextmanager
 def acmeca(folder: Path) -> Iterator[Server]:
     """`acmeca serve` with a fresh CA, started twice: the second start is the one that is timed."""
-    acme_port, status_port, http_port = free_ports(3)
+    acme_port, status_port, admin_port, http_port = free_ports(4)
     config = folder / "acmeca.toml"
     config.write_text(
         f"""
@@ -57,6 +57,7 @@ status_url = "http://localhost:{status_port}"
 data_dir = "data"
 acme_listen = "localhost:{acme_port}"
 status_listen = "localhost:{status_port}"
+admin_listen = "localhost:{admin_port}"
 [policy]
 allowed_names = ["*.localhost"]
 [validation]
