@@ -22,6 +22,7 @@ from pathlib import Path
 from aiohttp import web
 
 from acmeca import __version__, audit
+from acmeca.acme.states import OrderStatus
 from acmeca.config import Config, ConfigError
 from acmeca.errors import AcmecaError
 from acmeca.keystore import pem
@@ -33,11 +34,13 @@ from acmeca.service.administration import Administration
 from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
+from acmeca.service.condition import Condition
 from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy, to_pem
 from acmeca.service.jobs import Jobs
 from acmeca.service.leadership import Leadership
 from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
+from acmeca.service.probes import Disks, WriteWatch, in_thread
 from acmeca.service.readiness import Readiness
 from acmeca.service.requests import Nonces, Requests
 from acmeca.service.services import Services
@@ -49,6 +52,7 @@ from acmeca.storage.journal import Journal
 from acmeca.storage.lock import StoreLock
 from acmeca.storage.node import node_name
 from acmeca.storage.nonce_file import FileNonces
+from acmeca.storage.observation import CommitObserver
 from acmeca.storage.postgres import PostgresDatabase
 from acmeca.storage.postgres_nonces import PostgresNonces
 from acmeca.storage.schema import read_steps
@@ -59,10 +63,12 @@ from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import Endpoint
 from acmeca.validation.resolver import build_resolver
 from acmeca.web.acme import MAX_BODY, AcmeResources
+from acmeca.web.admin import Load, build_admin_app, keep_sampling
 from acmeca.web.control import SOCKET_NAME, build_control_app
 from acmeca.web.front_page import CertificateCard, FrontPageModel, add_front_page, build_certificate_card
 from acmeca.web.limits import ConnectionLimits, raise_descriptor_limit
-from acmeca.web.listener import Listener
+from acmeca.web.listener import Listener, ListenerError
+from acmeca.web.metrics import Metrics, observing
 from acmeca.web.middleware import acme_middleware, build_refusal
 from acmeca.web.status import StatusResources, status_middleware
 
@@ -99,6 +105,9 @@ class Opened:
     jobs: Jobs
     endpoints: _Endpoints
     tls: ssl.SSLContext
+    metrics: Metrics
+    condition: Condition
+    load: Load
 
 
 async def holds_ca(config: Config) -> bool:
@@ -111,7 +120,9 @@ async def holds_ca(config: Config) -> bool:
 
 
 @asynccontextmanager
-async def opened_store(config: Config, *, ambient: Ambient | None = None) -> AsyncIterator[Store]:
+async def opened_store(
+    config: Config, *, ambient: Ambient | None = None, observer: CommitObserver | None = None
+) -> AsyncIterator[Store]:
     """The store of a data directory, under its lock. Raises `LockedError` while another process works in it."""
     ambient = ambient or real_ambient()
     data_dir = config.server.data_dir
@@ -120,18 +131,20 @@ async def opened_store(config: Config, *, ambient: Ambient | None = None) -> Asy
     with StoreLock(data_dir):
         pem.remove_leftovers(data_dir)
         name = node_name(data_dir, entropy=ambient.entropy)
-        async with _claimed_store(
-            config, Writer(name, ambient.new_id()), ambient=ambient, alone=config.database_path is not None
-        ) as store:
+        writer = Writer(name, ambient.new_id())
+        alone = config.database_path is not None
+        async with _claimed_store(config, writer, ambient=ambient, observer=observer, alone=alone) as store:
             yield store
 
 
 @asynccontextmanager
-async def _claimed_store(config: Config, writer: Writer, *, ambient: Ambient, alone: bool) -> AsyncIterator[Store]:
+async def _claimed_store(
+    config: Config, writer: Writer, *, ambient: Ambient, observer: CommitObserver | None, alone: bool
+) -> AsyncIterator[Store]:
     """The store, open for `writer`. `alone` says that nobody else can be writing to it."""
     journal = Journal(config.journal_dir, writer=writer.name, instance=writer.instance, clock=ambient.now)
     store = Store(
-        await _open_database(config, CommitSeal(writer, journal, schema=len(read_steps()))),
+        await _open_database(config, CommitSeal(writer, journal, schema=len(read_steps())), observer),
         writer=writer,
     )
     try:
@@ -146,11 +159,11 @@ async def _claimed_store(config: Config, writer: Writer, *, ambient: Ambient, al
         journal.close()
 
 
-async def _open_database(config: Config, seal: Seal) -> Database:
+async def _open_database(config: Config, seal: Seal, observer: CommitObserver | None) -> Database:
     path = config.database_path
     if path is not None:
-        return await SqliteDatabase.open(path, seal=seal)
-    return await PostgresDatabase.open(config.storage.url, seal=seal)
+        return await SqliteDatabase.open(path, seal=seal, observer=observer)
+    return await PostgresDatabase.open(config.storage.url, seal=seal, observer=observer)
 
 
 @asynccontextmanager
@@ -194,14 +207,32 @@ async def opened(
 ) -> AsyncIterator[Opened]:
     """Open the CA of a configuration. `open_key` loads an issuer's key from its path below the data directory."""
     ambient = ambient or real_ambient()
-    async with opened_store(config, ambient=ambient) as store, _opened_nonces(config, ambient) as nonces:
-        ca = await _compose(config, store, nonces=nonces, ambient=ambient, open_key=open_key)
+    metrics = Metrics()
+    writes = WriteWatch(ambient=ambient, then=metrics)
+    async with (
+        opened_store(config, ambient=ambient, observer=writes) as store,
+        _opened_nonces(config, ambient) as nonces,
+    ):
+        ca = await _compose(
+            config, store, nonces=nonces, metrics=metrics, writes=writes, ambient=ambient, open_key=open_key
+        )
         _write_root(config, ca.services.issuers.roots_pem())
-        yield ca
+        try:
+            yield ca
+        finally:
+            await ca.condition.stop()
+            await ca.services.readiness.stop()
 
 
 async def _compose(
-    config: Config, store: Store, *, nonces: Nonces, ambient: Ambient, open_key: Callable[[Path], PrivateKey]
+    config: Config,
+    store: Store,
+    *,
+    nonces: Nonces,
+    metrics: Metrics,
+    writes: WriteWatch,
+    ambient: Ambient,
+    open_key: Callable[[Path], PrivateKey],
 ) -> Opened:
     data_dir = config.server.data_dir
     urls = config.urls
@@ -209,6 +240,8 @@ async def _compose(
     names = NamePolicy(config.policy.allowed_names, config.policy.allowed_networks)
     endpoints = _Endpoints()
     others = Others(store.writers, own=store.writer, clock=time.monotonic)
+    store.orders.on_invalid = lambda count: metrics.orders_closed(OrderStatus.INVALID, count)
+    disks = Disks((data_dir, config.journal_dir))
 
     weak_keys = _weak_keys(config)
 
@@ -222,6 +255,7 @@ async def _compose(
             crl_interval=config.status.crl_interval,
         ),
         ambient=ambient,
+        observer=metrics,
     )
     certificates = Certificates(
         store,
@@ -231,6 +265,7 @@ async def _compose(
         names=names,
         lifetime=config.policy.lifetime,
         ambient=ambient,
+        observer=metrics,
         weak_keys=weak_keys,
     )
     orders = Orders(store, certificates=certificates, names=names, ambient=ambient)
@@ -247,6 +282,7 @@ async def _compose(
             http_port=config.validation.http_port,
         ),
         ambient=ambient,
+        observer=metrics,
     )
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -258,6 +294,14 @@ async def _compose(
         data_dir=data_dir,
         ambient=ambient,
         on_listener=tls.load_cert_chain,  # on a context in use: new connections get the new certificate
+    )
+    readiness = Readiness(
+        store,
+        issuers=issuers,
+        status=status,
+        writes=writes,
+        disks=disks,
+        ambient=ambient,
     )
     return Opened(
         config=config,
@@ -273,7 +317,7 @@ async def _compose(
             certificates=certificates,
             issuers=issuers,
             status=status,
-            readiness=Readiness(store, issuers=issuers, status=status, ambient=ambient),
+            readiness=readiness,
         ),
         administration=Administration(
             store, certificates=certificates, issuers=issuers, status=status, ambient=ambient
@@ -289,7 +333,29 @@ async def _compose(
         ),
         endpoints=endpoints,
         tls=tls,
+        metrics=metrics,
+        condition=Condition(
+            store,
+            issuers=issuers,
+            status=status,
+            own_certificates=own_certificates,
+            readiness=readiness,
+            disks=disks,
+            database_bytes=lambda: _database_bytes(config, store.database),
+            ambient=ambient,
+        ),
+        load=Load(writes_waiting=lambda: store.database.waiting_writes),
     )
+
+
+async def _database_bytes(config: Config, database: Database) -> int:
+    """The database's file and its log, or what the database server says."""
+    path = config.database_path
+    if path is None:
+        row = await database.fetch_one("SELECT pg_database_size(current_database()) AS size")
+        return 0 if row is None else int(row["size"])
+    files = (path, path.with_name(f"{path.name}-wal"))
+    return await in_thread(lambda: sum(file.stat().st_size for file in files if file.exists()))
 
 
 def _weak_keys(config: Config) -> frozenset[bytes]:
@@ -307,7 +373,8 @@ def _weak_keys(config: Config) -> frozenset[bytes]:
 
 def build_acme_app(opened: Opened) -> web.Application:
     """The application of the ACME listener."""
-    app = web.Application(middlewares=[acme_middleware(opened.services)], client_max_size=MAX_BODY)
+    middleware = observing(opened.metrics, acme_middleware(opened.services))
+    app = web.Application(middlewares=[middleware], client_max_size=MAX_BODY)
     AcmeResources(opened.services).add_routes(app)
     add_front_page(app, lambda: front_page_model(opened))
     return app
@@ -319,6 +386,16 @@ def build_status_app(opened: Opened) -> web.Application:
     StatusResources(opened.services).add_routes(app)
     add_front_page(app, lambda: front_page_model(opened))
     return app
+
+
+def build_operations_app(opened: Opened) -> web.Application:
+    """The application of the admin listener."""
+    return build_admin_app(
+        metrics=opened.metrics,
+        condition=opened.condition,
+        readiness=opened.services.readiness,
+        load=opened.load,
+    )
 
 
 @asynccontextmanager
@@ -338,28 +415,48 @@ async def serving(opened: Opened) -> AsyncIterator[None]:
         refusal=build_refusal,
     )
     control = Listener(build_control_app(opened.administration), host="", port=0, max_connections=limits.control)
+    admin_host, admin_port = config.server.admin_listen
+    admin = Listener(build_operations_app(opened), host=admin_host, port=admin_port, max_connections=limits.admin)
+    opened.load.listeners.update(acme=acme, status=status, control=control, admin=admin)
     socket_path = config.server.data_dir / SOCKET_NAME
     async with AsyncExitStack() as stack:
         await opened.jobs.prepare()
         # Pushed in the opposite order of what a stop does: requests may begin validations, so they are finished first.
         stack.push_async_callback(opened.services.challenges.stop)
         stack.callback(socket_path.unlink, missing_ok=True)
-        stack.push_async_callback(_stop_all, (status, acme, control))
+        stack.push_async_callback(_stop_all, (status, acme, control, admin))
         await status.start()
         await acme.start()
-        opened.endpoints.listeners.extend((status, acme))
+        await _start_admin(admin, config)
+        opened.endpoints.listeners.extend((status, acme, admin))
         await control.start_on_socket(socket_path)
         await _note_if_possible(
             opened, audit.ServerStarted(actor=audit.SYSTEM, version=__version__, config_sha256=config_sha256(config))
         )
         jobs = asyncio.create_task(opened.jobs.run(), name="jobs")
+        sampling = asyncio.create_task(
+            keep_sampling(metrics=opened.metrics, readiness=opened.services.readiness, load=opened.load),
+            name="sampling",
+        )
         try:
             yield
         finally:
-            jobs.cancel()
-            with suppress(asyncio.CancelledError):
-                await jobs
+            for task in (jobs, sampling):
+                task.cancel()
+            for task in (sampling, jobs):
+                with suppress(asyncio.CancelledError):
+                    await task
     await _note_if_possible(opened, audit.ServerStopped(actor=audit.SYSTEM, version=__version__))
+
+
+async def _start_admin(admin: Listener, config: Config) -> None:
+    """What was asked for has to be there. A port that nobody chose may be taken: no CA is down for want of its metrics."""
+    try:
+        await admin.start()
+    except ListenerError as error:
+        if config.server.is_admin_listen_asked_for:
+            raise
+        log.warning("no metrics are served: %s. It is server.admin_listen that says where", error)
 
 
 async def _stop_all(listeners: Sequence[Listener]) -> None:

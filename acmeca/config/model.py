@@ -57,13 +57,21 @@ def _not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _other_port(address: ListenAddress, info: ValidationInfo) -> ListenAddress:
-    acme = info.data.get("acme_listen")
+    return _require_apart(address, info, "acme_listen")
+
+
+def _own_port(address: ListenAddress, info: ValidationInfo) -> ListenAddress:
+    return _require_apart(_require_apart(address, info, "acme_listen"), info, "status_listen")
+
+
+def _require_apart(address: ListenAddress, info: ValidationInfo, key: str) -> ListenAddress:
+    other = info.data.get(key)
     if (
-        acme is not None
-        and acme.port == address.port
-        and (acme.host == address.host or not acme.host or not address.host)
+        other is not None
+        and other.port == address.port
+        and (other.host == address.host or not other.host or not address.host)
     ):
-        raise ValueError(f"acme_listen is {acme}: two listeners cannot share a port; give one of them another")
+        raise ValueError(f"{key} is {other}: two listeners cannot share a port; give one of them another")
     return address
 
 
@@ -108,7 +116,13 @@ class ServerSection(_Section):
     status_listen: Annotated[Address, AfterValidator(_other_port), Field(validate_default=True)] = ListenAddress(
         "", 8080
     )
+    admin_listen: Annotated[Address, AfterValidator(_own_port)] = ListenAddress("localhost", 9443)
     demo: Bool = False
+
+    @property
+    def is_admin_listen_asked_for(self) -> bool:
+        """Whether the key was written: the default may be gone without, what was asked for may not."""
+        return "admin_listen" in self.model_fields_set
 
 
 class CaSection(_Section):

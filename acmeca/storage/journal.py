@@ -64,7 +64,8 @@ class Segment:
 class Journal:
     """The journal of one process. Its calls block; they are made from one thread at a time.
 
-    `clock` says when a commit was made. The directory is made, for its owner alone, when it is not there.
+    `clock` says when a commit was made. The directory is made, for its owner alone, when it is not there; `JournalError` when
+    it cannot be.
     """
 
     def __init__(
@@ -84,6 +85,12 @@ class Journal:
         self._file: int | None = None
         self._length = 0
         self._part = 0
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise JournalError(
+                f"the directory of the journal, {directory}, cannot be made: {error.strerror}"
+            ) from error
 
     def append(self, number: int, entries: Sequence[Entry]) -> None:
         """Write one commit and wait until it is durable. Raises `JournalError`, and then nothing of it is there."""
@@ -122,7 +129,6 @@ class Journal:
 
     def _begin_segment(self) -> None:
         self.close()
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         opened_at = to_seconds(self._clock())
         self._part += 1
         path = self._directory / f"{self._writer}@{opened_at:010d}-{self._instance}-{self._part:04d}.journal"

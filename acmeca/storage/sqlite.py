@@ -32,6 +32,7 @@ import aiosqlite
 from acmeca.storage.database import Entry, Row, Seal, Transaction, Value
 from acmeca.storage.errors import NotUniqueError, StorageError
 from acmeca.storage.group_commit import Body, GroupCommit, Outcome
+from acmeca.storage.observation import CommitObserver
 from acmeca.storage.schema import Step, migrate, read_steps
 
 T = TypeVar("T")
@@ -353,6 +354,7 @@ class SqliteDatabase:
         path: Path,
         *,
         seal: Seal | None = None,
+        observer: CommitObserver | None = None,
         steps: Sequence[Step] | None = None,
         busy_timeout: float = _BUSY_TIMEOUT,
         queue_limit: int = _QUEUE_LIMIT,
@@ -360,7 +362,7 @@ class SqliteDatabase:
     ) -> Self:
         """Open the database, made with mode 0600 when it is not there, and bring its schema up to date.
 
-        `seal` numbers and journals the commits; `steps` are the program's own unless given; `busy_timeout` is how many
+        `seal` numbers and journals the commits, `observer` is told of them; `steps` are the program's own unless given; `busy_timeout` is how many
         seconds a commit waits for another program (a backup, a shell); `queue_limit` is how many writes may wait; `stuck` is
         after how many seconds a commit counts as stuck. Raises `StorageError`.
         """
@@ -394,7 +396,12 @@ class SqliteDatabase:
             raise
         writer = _Writer(connection, _Committer(opened[0], seal, turns), path=path)
         queue = GroupCommit(
-            writer.commit, queue_limit=queue_limit, batch_limit=queue_limit, name="acmeca-sqlite-writer", stuck=stuck
+            writer.commit,
+            queue_limit=queue_limit,
+            batch_limit=queue_limit,
+            name="acmeca-sqlite-writer",
+            observer=observer,
+            stuck=stuck,
         )
         return cls(path, queue, writer, reader, turns=turns)
 
@@ -404,6 +411,10 @@ class SqliteDatabase:
 
     async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
         return _run(self._reader, sql, args)[0]
+
+    @property
+    def waiting_writes(self) -> int:
+        return self._queue.waiting
 
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         return cast("T", await self._queue.write(body))

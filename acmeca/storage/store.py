@@ -4,7 +4,7 @@ from datetime import datetime
 
 from acmeca.audit import Event
 from acmeca.storage.accounts import Accounts
-from acmeca.storage.audit import append
+from acmeca.storage.audit import append, fetch_newest
 from acmeca.storage.certificates import Certificates
 from acmeca.storage.crls import Crls
 from acmeca.storage.database import Database, Transaction
@@ -35,6 +35,10 @@ class Store:
             await append(tx, writer=self.writer.name, at=at, event=event)
 
         await self.database.write(body)
+
+    async def newest_record(self) -> datetime | None:
+        """When this process's chain of the audit was last added to; None before its first record."""
+        return await fetch_newest(self.database, self.writer.name)
 
     async def close(self) -> None:
         """Finish what is queued and close the database."""

@@ -96,6 +96,10 @@ class UnreliableDatabase:
     async def scan(self, sql: str, *args: Value) -> list[Row]:
         return await self._database.scan(sql, *args)
 
+    @property
+    def waiting_writes(self) -> int:
+        return self._database.waiting_writes
+
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         if not self._failures:
             return await self._database.write(body)
