@@ -29,6 +29,7 @@ from acmeca.config.values import (
     parse_resolver,
     parse_status_url,
     parse_storage_url,
+    parse_workers,
 )
 from acmeca.policy.names import Network
 from acmeca.policy.profiles import DEFAULT_LIFETIME
@@ -107,6 +108,7 @@ class ServerSection(_Section):
     status_listen: Annotated[Address, AfterValidator(_other_port), Field(validate_default=True)] = ListenAddress(
         "", 8080
     )
+    workers: Annotated[int, BeforeValidator(parse_workers)] = 1
     demo: Bool = False
 
 
