@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _LOOK: Final = 1.0  # seconds between two looks for signs of life
 _STOOD_STILL: Final = 5.0  # seconds between two looks that say that this process, or the machine, was halted itself
+_TWICE: Final = 0.3  # seconds within which a second signal is the first one: some send it to a process and to its group
 _REAPING: Final = 5.0  # seconds for a killed process to be gone; one that the disk holds up is left behind
 
 Launch: TypeAlias = "Callable[[int, int, int], subprocess.Popen[bytes]]"
@@ -41,7 +42,8 @@ class SupervisionError(AcmecaError):
 class Patience:
     """How long a worker may take; in seconds."""
 
-    silence: float = 30.0  # without a sign of life
+    starting: float = 60.0  # until the first sign of life: a program has to be read from a disk
+    silence: float = 30.0  # between two signs of life
     stopping: float = 20.0  # from the order to stop to the end
     quick: float = 30.0  # who ends within this after its start counts as failing
     pauses: tuple[float, ...] = (
@@ -63,6 +65,7 @@ class _Worker:
     link: socket.socket
     started_at: float
     heard_at: float
+    has_spoken: bool = False
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     code: int = 0
@@ -107,6 +110,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._kill = asyncio.Event()
         self._asked_to_reload = asyncio.Event()
+        self._stopped_at = 0.0
         self._failure: str | None = None
 
     async def run(self, *, on_ready: Callable[[], None]) -> None:
@@ -138,9 +142,12 @@ class Supervisor:
             raise SupervisionError(self._failure)
 
     def _asked_to_stop(self) -> None:
-        if self._stop.is_set():
+        now = time.monotonic()
+        if self._stop.is_set() and now - self._stopped_at > _TWICE:
             self._kill.set()
-        self._stop.set()
+        elif not self._stop.is_set():
+            self._stopped_at = now
+            self._stop.set()
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
@@ -162,10 +169,14 @@ class Supervisor:
                 return False
         return True
 
-    def _spawn(self, slot: int, launch: Launch) -> _Worker:
-        """Start a worker. Raises OSError."""
+    def _spawn(self, slot: int, launch: Launch, *, after: _Worker | None = None) -> _Worker:
+        """Start a worker; `after` one that ended, in its place if that is free: what was in its hand is taken up at once.
+
+        Raises OSError.
+        """
         taken = {worker.place for worker in self._workers}
-        place = next(place for place in itertools.count() if place not in taken)  # Rule 4
+        places = itertools.chain([] if after is None else [after.place], itertools.count())
+        place = next(place for place in places if place not in taken)  # Rule 4
         ours, theirs = socket.socketpair()
         try:
             process = launch(slot, place, theirs.fileno())
@@ -191,7 +202,7 @@ class Supervisor:
             return
         except OSError:
             said = b""
-        worker.heard_at = time.monotonic()
+        worker.heard_at, worker.has_spoken = time.monotonic(), True
         if READY in said:
             worker.ready.set()
         if said:
@@ -230,7 +241,7 @@ class Supervisor:
             if self._current[slot] is not worker:
                 continue
             try:
-                self._current[slot] = self._spawn(slot, worker.launch)
+                self._current[slot] = self._spawn(slot, worker.launch, after=worker)
             except OSError as error:
                 self._fail(f"worker {slot} cannot be started again: {error}")
                 return
@@ -244,8 +255,10 @@ class Supervisor:
             for worker in self._workers:
                 if now - looked_at > _STOOD_STILL:
                     worker.heard_at = now
-                elif now - worker.heard_at > self._patience.silence:
-                    log.error("%s gave no sign of life for %g s: it is killed", worker, self._patience.silence)
+                    continue
+                patience = self._patience.silence if worker.has_spoken else self._patience.starting
+                if now - worker.heard_at > patience:
+                    log.error("%s gave no sign of life for %g s: it is killed", worker, patience)
                     worker.process.kill()
             looked_at = now
 
