@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import signal
+import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -67,10 +68,11 @@ from acmeca.web.admin import Load, build_admin_app, keep_sampling
 from acmeca.web.control import SOCKET_NAME, build_control_app
 from acmeca.web.front_page import CertificateCard, FrontPageModel, add_front_page, build_certificate_card
 from acmeca.web.limits import ConnectionLimits, raise_descriptor_limit
-from acmeca.web.listener import Listener, ListenerError
+from acmeca.web.listener import Listener, ListenerError, bind_address, bind_socket_file
 from acmeca.web.metrics import Metrics, observing
 from acmeca.web.middleware import acme_middleware, build_refusal
 from acmeca.web.status import StatusResources, status_middleware
+from acmeca.workers.seat import Seat
 
 log = logging.getLogger(__name__)
 
@@ -119,22 +121,55 @@ async def holds_ca(config: Config) -> bool:
         return bool(await store.issuers.all())
 
 
+@contextmanager
+def locked(config: Config) -> Iterator[StoreLock]:
+    """The data directory, ours alone. Raises `LockedError` while another process works in it."""
+    data_dir = config.server.data_dir
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_own(data_dir)
+    with StoreLock(data_dir) as lock:
+        pem.remove_leftovers(data_dir)
+        yield lock
+
+
 @asynccontextmanager
 async def opened_store(
     config: Config, *, ambient: Ambient | None = None, observer: CommitObserver | None = None
 ) -> AsyncIterator[Store]:
     """The store of a data directory, under its lock. Raises `LockedError` while another process works in it."""
-    ambient = ambient or real_ambient()
-    data_dir = config.server.data_dir
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _require_own(data_dir)
-    with StoreLock(data_dir):
-        pem.remove_leftovers(data_dir)
-        name = node_name(data_dir, entropy=ambient.entropy)
-        writer = Writer(name, ambient.new_id())
-        alone = config.database_path is not None
-        async with _claimed_store(config, writer, ambient=ambient, observer=observer, alone=alone) as store:
+    with locked(config):
+        async with _only_store(config, ambient=ambient or real_ambient(), observer=observer) as store:
             yield store
+
+
+@asynccontextmanager
+async def _only_store(
+    config: Config, *, ambient: Ambient, observer: CommitObserver | None = None
+) -> AsyncIterator[Store]:
+    """The store, for the only one who works in the data directory: its lock is held, and there are no workers."""
+    writer = Writer(node_name(config.server.data_dir, entropy=ambient.entropy), ambient.new_id())
+    alone = config.database_path is not None  # a database server has other hosts' processes too
+    async with _claimed_store(config, writer, ambient=ambient, observer=observer, alone=alone) as store:
+        yield store
+
+
+@asynccontextmanager
+async def _worker_store(
+    config: Config, seat: Seat, *, ambient: Ambient, observer: CommitObserver
+) -> AsyncIterator[Store]:
+    """The store, for a worker: its supervisor holds the lock and has prepared it (`prepare`)."""
+    writer = Writer(seat.writer(node_name(config.server.data_dir, entropy=ambient.entropy)), ambient.new_id())
+    async with _claimed_store(config, writer, ambient=ambient, observer=observer, alone=False) as store:
+        yield store
+
+
+async def prepare(config: Config) -> tuple[bytes, ...]:
+    """Before the workers of a server start: bring the store up to date, and shut out whoever wrote to it before.
+
+    The lock is held. Returns the roots' certificates (DER).
+    """
+    async with _only_store(config, ambient=real_ambient()) as store:
+        return tuple(item.issuer.certificate_der for item in await store.issuers.all() if item.is_root)
 
 
 @asynccontextmanager
@@ -204,15 +239,20 @@ async def opened(
     *,
     ambient: Ambient | None = None,
     open_key: Callable[[Path], PrivateKey] = pem.load_key,
+    seat: Seat | None = None,
 ) -> AsyncIterator[Opened]:
-    """Open the CA of a configuration. `open_key` loads an issuer's key from its path below the data directory."""
+    """Open the CA of a configuration. `open_key` loads an issuer's key from its path below the data directory.
+
+    With a `seat` as one of a server's workers, without as the only process.
+    """
     ambient = ambient or real_ambient()
     metrics = Metrics()
     writes = WriteWatch(ambient=ambient, then=metrics)
-    async with (
-        opened_store(config, ambient=ambient, observer=writes) as store,
-        _opened_nonces(config, ambient) as nonces,
-    ):
+    if seat is None:
+        opening = opened_store(config, ambient=ambient, observer=writes)
+    else:
+        opening = _worker_store(config, seat, ambient=ambient, observer=writes)
+    async with opening as store, _opened_nonces(config, ambient) as nonces:
         ca = await _compose(
             config, store, nonces=nonces, metrics=metrics, writes=writes, ambient=ambient, open_key=open_key
         )
@@ -398,13 +438,35 @@ def build_operations_app(opened: Opened) -> web.Application:
     )
 
 
+def bind_sockets(config: Config, *, workers: int) -> list[dict[str, list[socket.socket]]]:
+    """For each worker the sockets that it serves on, by the names of the listeners. Raises `ListenerError`."""
+    shares: list[dict[str, list[socket.socket]]] = [{} for _ in range(workers)]
+    for name, (host, port) in (
+        ("acme", config.server.acme_listen),
+        ("status", config.server.status_listen),
+        ("admin", config.server.admin_listen),
+    ):
+        try:
+            bound = bind_address(host, port, shares=workers)
+        except ListenerError as error:
+            if name != "admin" or config.server.is_admin_listen_asked_for:
+                raise
+            _log_without_metrics(error)
+            continue
+        for share, sockets in zip(shares, bound, strict=True):
+            share[name] = sockets
+    shares[0]["control"] = [bind_socket_file(config.server.data_dir / SOCKET_NAME)]
+    return shares
+
+
 @asynccontextmanager
-async def serving(opened: Opened) -> AsyncIterator[None]:
-    """The listeners and duties of an open CA, from ready to stopped."""
+async def serving(opened: Opened, *, seat: Seat | None = None) -> AsyncIterator[None]:
+    """The listeners and duties of an open CA, from ready to stopped. With a `seat`, on the sockets that it gives."""
     config = opened.config
+    sockets = {} if seat is None else seat.take()
     acme_host, acme_port = config.server.acme_listen
     status_host, status_port = config.server.status_listen
-    limits = ConnectionLimits.from_descriptors(raise_descriptor_limit())
+    limits = ConnectionLimits.from_descriptors(raise_descriptor_limit()).shared_by(1 if seat is None else seat.of)
     status = Listener(build_status_app(opened), host=status_host, port=status_port, max_connections=limits.status)
     acme = Listener(
         build_acme_app(opened),
@@ -423,13 +485,19 @@ async def serving(opened: Opened) -> AsyncIterator[None]:
         await opened.jobs.prepare()
         # Pushed in the opposite order of what a stop does: requests may begin validations, so they are finished first.
         stack.push_async_callback(opened.services.challenges.stop)
-        stack.callback(socket_path.unlink, missing_ok=True)
+        if seat is None:
+            stack.callback(socket_path.unlink, missing_ok=True)
         stack.push_async_callback(_stop_all, (status, acme, control, admin))
-        await status.start()
-        await acme.start()
-        await _start_admin(admin, config)
+        await status.start(sockets.get("status"))
+        await acme.start(sockets.get("acme"))
+        if seat is None:
+            await _start_admin(admin, config)
+            await control.start_on_socket(socket_path)
+        else:
+            for listener, name in ((admin, "admin"), (control, "control")):
+                if name in sockets:
+                    await listener.start(sockets[name])
         opened.endpoints.listeners.extend((status, acme, admin))
-        await control.start_on_socket(socket_path)
         await _note_if_possible(
             opened, audit.ServerStarted(actor=audit.SYSTEM, version=__version__, config_sha256=config_sha256(config))
         )
@@ -456,7 +524,11 @@ async def _start_admin(admin: Listener, config: Config) -> None:
     except ListenerError as error:
         if config.server.is_admin_listen_asked_for:
             raise
-        log.warning("no metrics are served: %s. It is server.admin_listen that says where", error)
+        _log_without_metrics(error)
+
+
+def _log_without_metrics(error: ListenerError) -> None:
+    log.warning("no metrics are served: %s. It is server.admin_listen that says where", error)
 
 
 async def _stop_all(listeners: Sequence[Listener]) -> None:
@@ -464,14 +536,14 @@ async def _stop_all(listeners: Sequence[Listener]) -> None:
     await asyncio.gather(*(listener.stop() for listener in listeners))
 
 
-async def serve(config: Config, *, on_ready: Callable[[Opened], None]) -> None:
-    """Run until SIGINT or SIGTERM; what is in flight then is finished."""
+async def serve(config: Config, *, on_ready: Callable[[Opened], None], seat: Seat | None = None) -> None:
+    """Run until SIGINT or SIGTERM; what is in flight then is finished. With a `seat`, as one of a server's workers."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with opened(config) as ca:
-        async with serving(ca):
+    async with opened(config, seat=seat) as ca:
+        async with serving(ca, seat=seat):
             on_ready(ca)
             fenced = asyncio.create_task(ca.jobs.fenced.wait())
             asked = asyncio.create_task(stop.wait())

@@ -29,6 +29,7 @@ from acmeca.config.values import (
     parse_resolver,
     parse_status_url,
     parse_storage_url,
+    parse_workers,
 )
 from acmeca.policy.names import Network
 from acmeca.policy.profiles import DEFAULT_LIFETIME
@@ -117,6 +118,7 @@ class ServerSection(_Section):
         "", 8080
     )
     admin_listen: Annotated[Address, AfterValidator(_own_port)] = ListenAddress("localhost", 9443)
+    workers: Annotated[int, BeforeValidator(parse_workers)] = 1
     demo: Bool = False
 
     @property

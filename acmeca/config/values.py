@@ -28,6 +28,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 _MAX_SOCKET_PATH: Final = 107  # bytes: sockaddr_un of Linux holds 108 with the NUL
 _SOCKET_ROOM: Final = len("/acmeca.sock")
+MAX_WORKERS: Final = 64
 
 
 class ListenAddress(NamedTuple):
@@ -93,6 +94,15 @@ def parse_bool(value: object) -> bool:
 def parse_port(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
         raise ValueError("write a whole number from 1 to 65535, without quotes")
+    return value
+
+
+def parse_workers(value: object) -> int:
+    """How many processes serve."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_WORKERS:
+        raise ValueError(
+            f"write a whole number from 1 to {MAX_WORKERS}, without quotes; as many as the machine has cores is a good one"
+        )
     return value
 
 

@@ -342,9 +342,12 @@ class Status:
     async def seconds_to_next_crl(self) -> float:
         """When `publish_due_crls` has something to do at the latest."""
         now = self._ambient.now()
-        due = [
-            (await self.crl(signer.id)).this_update + self._settings.crl_interval for signer in self._issuers.signing
-        ]
+        due = []
+        for signer in self._issuers.signing:
+            try:
+                due.append((await self.crl(signer.id)).this_update + self._settings.crl_interval)
+            except NotFound:  # the first one is being made, perhaps by another worker
+                due.append(now)
         return max(0.0, (min(due, default=now + self._settings.crl_interval) - now).total_seconds())
 
     def _lock(self, issuer_id: str) -> asyncio.Lock:

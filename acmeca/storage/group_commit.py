@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 from acmeca.errors import AcmecaError, Busy
 from acmeca.storage.database import Transaction
 from acmeca.storage.errors import FencedError, StorageError
+from acmeca.storage.observation import CommitObserver
 
 log = logging.getLogger(__name__)
 

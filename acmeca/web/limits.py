@@ -6,7 +6,7 @@ other listeners keep theirs, whatever is opened on one.
 
 import logging
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,10 @@ class ConnectionLimits:
             control=max(1, min(64, shared // 12)),
             admin=max(1, min(32, shared // 100)),
         )
+
+    def shared_by(self, workers: int) -> Self:
+        """One worker's part, so that all of them together take no more than one process would. One has the control socket."""
+        return replace(self, acme=max(1, self.acme // workers), status=max(1, self.status // workers))
 
 
 def raise_descriptor_limit() -> int:
