@@ -42,6 +42,7 @@ fsync = on
 synchronous_commit = on
 wal_level = replica
 max_wal_size = 256MB
+min_wal_size = 8MB
 log_min_messages = warning
 log_line_prefix = '%m %p '
 """
@@ -116,7 +117,18 @@ class PostgresServer:
         self.run(
             "initdb",
             *("--pgdata", str(self.data), "--username", USER, "--pwfile", str(password_file), "--no-sync"),
-            *("--auth-local", "trust", "--auth-host", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8"),
+            *(
+                "--auth-local",
+                "trust",
+                "--auth-host",
+                "scram-sha-256",
+                "--encoding",
+                "UTF8",
+                "--locale",
+                "C.UTF-8",
+                "--wal-segsize",
+                "1",
+            ),
         )
         self.configure(_CONFIGURATION)
         with (self.data / "pg_hba.conf").open("a") as file:
