@@ -76,6 +76,7 @@ def test_the_least_that_has_to_be_said() -> None:
     config = config_with()
     assert config.server.acme_listen == ("", 8443)
     assert config.server.status_listen == ("", 8080)
+    assert config.server.admin_listen == ("localhost", 9443)
     assert config.policy.lifetime == timedelta(days=90)
     assert config.status.ocsp_lifetime == timedelta(hours=12)
     assert config.status.crl_lifetime == timedelta(hours=24)
@@ -273,6 +274,8 @@ MISTAKES: list[tuple[str, str, Any, list[str]]] = [
     ("server", "acme_listen", "localhost:0", ["1 to 65535"]),
     ("server", "acme_listen", "a b:80", ['"localhost:8443"']),
     ("server", "acme_listen", "*:8080", ["server.status_listen", "two listeners cannot share a port"]),
+    ("server", "admin_listen", "*:8443", ["acme_listen is *:8443", "two listeners cannot share a port"]),
+    ("server", "admin_listen", "localhost:8080", ["status_listen is *:8080", "two listeners cannot share a port"]),
     # networks
     ("policy", "allowed_networks", ["10.0.0.1/8"], ["entry 1", 'write "10.0.0.0/8"']),
     ("policy", "allowed_networks", ["ten"], ['"10.0.0.0/8"']),

@@ -94,7 +94,7 @@ async def connected(config: Config) -> AsyncIterator[Connection]:
                 yield _Running(await stack.enter_async_context(_session(path)))
                 return
             # Step 2
-            if not config.database_path.exists():
+            if config.database_path is not None and not config.database_path.exists():
                 raise AcmecaError(f"there is no CA in {config.server.data_dir}; make one with: acmeca init")
             try:
                 ca = await stack.enter_async_context(opened(config))

@@ -28,6 +28,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 _MAX_SOCKET_PATH: Final = 107  # bytes: sockaddr_un of Linux holds 108 with the NUL
 _SOCKET_ROOM: Final = len("/acmeca.sock")
+MAX_WORKERS: Final = 64
 
 
 class ListenAddress(NamedTuple):
@@ -93,6 +94,15 @@ def parse_bool(value: object) -> bool:
 def parse_port(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
         raise ValueError("write a whole number from 1 to 65535, without quotes")
+    return value
+
+
+def parse_workers(value: object) -> int:
+    """How many processes serve."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_WORKERS:
+        raise ValueError(
+            f"write a whole number from 1 to {MAX_WORKERS}, without quotes; as many as the machine has cores is a good one"
+        )
     return value
 
 
@@ -234,6 +244,16 @@ def parse_directory(value: object) -> Path:
     if len(bytes(path)) > room:
         raise ValueError(f"it is too long for the Unix socket in it: at most {room} bytes are allowed ({path})")
     return path
+
+
+def parse_directory_below(value: object) -> Path:
+    """A directory; a relative one is meant from data_dir."""
+    text = str(value) if isinstance(value, Path) else parse_text(value)
+    if not text or not text.isprintable():
+        raise ValueError('write a directory, like "journal" (in data_dir) or "/srv/acmeca/journal"')
+    if text.startswith("~"):
+        raise ValueError('"~" is not expanded here; write the whole path, like "/srv/acmeca/journal"')
+    return Path(text)
 
 
 def parse_file(value: object) -> Path:

@@ -7,7 +7,7 @@ Rule 3: every read for a client carries the account; what belongs to another acc
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
@@ -40,6 +40,7 @@ class ValidationJob:
 
     authorization: Authorization
     challenge: Challenge
+    instance: str | None  # which has it in hand, unless it is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,16 @@ class OrderPage:
 
 
 class Orders:
-    """The tables `orders`, `authorizations`, `order_authorizations` and `validation_jobs`."""
+    """The tables `orders`, `authorizations`, `order_authorizations` and `validation_jobs`.
 
-    def __init__(self, database: Database, *, writer: str) -> None:
+    `on_invalid` is told how many orders a write made invalid, once it is durable.
+    """
+
+    def __init__(self, database: Database, *, writer: str, instance: str) -> None:
         self._database = database
         self._writer = writer
+        self._instance = instance
+        self.on_invalid: Callable[[int], None] = _tell_nobody
 
     async def create(self, order: Order, authorizations: Sequence[Authorization]) -> None:
         """Store a new order with its new authorizations, or nothing; `StaleError` when the account is valid no longer."""
@@ -162,10 +168,12 @@ class Orders:
         async def body(tx: Transaction) -> None:
             await _swap_authorization(tx, authorization, moved)
             await tx.execute(
-                "INSERT INTO validation_jobs (authorization_id, challenge_type, created_at) VALUES ($1, $2, $3)",
+                "INSERT INTO validation_jobs (authorization_id, challenge_type, created_at, instance)"
+                " VALUES ($1, $2, $3, $4)",
                 authorization.id,
                 challenge_type.value,
                 to_seconds(at),
+                self._instance,
             )
 
         await self._database.write(body)
@@ -174,7 +182,7 @@ class Orders:
     async def validation_jobs(self, *, limit: int = 1000) -> list[ValidationJob]:
         """The oldest validations that were begun and have no outcome, at most `limit`."""
         rows = await self._database.fetch_all(
-            f"SELECT {_AUTHORIZATION}, j.challenge_type FROM validation_jobs j"
+            f"SELECT {_AUTHORIZATION}, j.challenge_type, j.instance FROM validation_jobs j"
             " JOIN authorizations a ON a.id = j.authorization_id ORDER BY j.created_at, a.id LIMIT $1",
             limit,
         )
@@ -183,8 +191,22 @@ class Orders:
             authorization = _authorization(row)
             challenge = authorization.challenge(row["challenge_type"])
             if challenge is not None:
-                jobs.append(ValidationJob(authorization, challenge))
+                jobs.append(ValidationJob(authorization, challenge, row["instance"]))
         return jobs
+
+    async def adopt_validation(self, job: ValidationJob) -> bool:
+        """Take a validation in hand that an instance left which is gone; False when another one was faster."""
+
+        async def body(tx: Transaction) -> bool:
+            changed = await tx.execute(
+                "UPDATE validation_jobs SET instance = $1 WHERE authorization_id = $2 AND COALESCE(instance, '') = $3",
+                self._instance,
+                job.authorization.id,
+                job.instance or "",
+            )
+            return changed == 1
+
+        return await self._database.write(body)
 
     async def record_outcome(
         self,
@@ -213,13 +235,14 @@ class Orders:
         )
         require_move(AUTHORIZATION_MOVES, authorization.status, moved.status)
 
-        async def body(tx: Transaction) -> None:
+        async def body(tx: Transaction) -> int:
+            invalidated = 0
             await tx.execute("DELETE FROM validation_jobs WHERE authorization_id = $1", authorization.id)
             await _swap_authorization(tx, authorization, moved)
             if problem is None:
                 await _make_orders_ready(tx, authorization.id)
             else:
-                await _invalidate_orders(tx, authorization.id, error=problem.to_json())
+                invalidated = await _invalidate_orders(tx, authorization.id, error=problem.to_json())
             event_type = audit.AuthorizationValidated if problem is None else audit.AuthorizationFailed
             event = event_type(
                 actor=audit.account_actor(authorization.account_id),
@@ -229,8 +252,9 @@ class Orders:
                 evidence=evidence,
             )
             await append(tx, writer=self._writer, at=at, event=event)
+            return invalidated
 
-        await self._database.write(body)
+        self.on_invalid(await self._database.write(body))
         return moved
 
     async def drop_validation_job(self, authorization_id: str) -> None:
@@ -246,18 +270,19 @@ class Orders:
         require_move(AUTHORIZATION_MOVES, authorization.status, AuthorizationStatus.DEACTIVATED)
         moved = replace(authorization, status=AuthorizationStatus.DEACTIVATED)
 
-        async def body(tx: Transaction) -> None:
+        async def body(tx: Transaction) -> int:
             await _swap_authorization(tx, authorization, moved)
             await tx.execute("DELETE FROM validation_jobs WHERE authorization_id = $1", authorization.id)
-            await _invalidate_orders(tx, authorization.id, error=None)
+            invalidated = await _invalidate_orders(tx, authorization.id, error=None)
             event = audit.AuthorizationDeactivated(
                 actor=audit.account_actor(authorization.account_id),
                 authorization_id=authorization.id,
                 identifier=authorization.identifier.value,
             )
             await append(tx, writer=self._writer, at=at, event=event)
+            return invalidated
 
-        await self._database.write(body)
+        self.on_invalid(await self._database.write(body))
         return moved
 
     async def expire(self, *, at: datetime) -> int:
@@ -275,7 +300,9 @@ class Orders:
                 to_seconds(at),
             )
 
-        return await self._database.write(body)
+        expired = await self._database.write(body)
+        self.on_invalid(expired)
+        return expired
 
 
 _AUTHORIZATION = (
@@ -346,11 +373,15 @@ async def _make_orders_ready(tx: Transaction, authorization_id: str) -> None:
     )
 
 
-async def _invalidate_orders(tx: Transaction, authorization_id: str, *, error: Mapping[str, object] | None) -> None:
-    """§7.1.6: an order is invalid once "one of its authorizations enters a final state other than valid"."""
+def _tell_nobody(_: int) -> None:
+    """What `on_invalid` is for a program that counts nothing."""
+
+
+async def _invalidate_orders(tx: Transaction, authorization_id: str, *, error: Mapping[str, object] | None) -> int:
+    """§7.1.6: an order is invalid once "one of its authorizations enters a final state other than valid". Returns how many are."""
     require_move(ORDER_MOVES, OrderStatus.PENDING, OrderStatus.INVALID)
     require_move(ORDER_MOVES, OrderStatus.READY, OrderStatus.INVALID)
-    await tx.execute(
+    return await tx.execute(
         "UPDATE orders SET status = 'invalid', error = $1 WHERE status IN ('pending', 'ready')"
         " AND id IN (SELECT order_id FROM order_authorizations WHERE authorization_id = $2)",
         None if error is None else json.dumps(error),

@@ -38,6 +38,10 @@ class ReadOnlyDatabase:
     async def scan(self, sql: str, *args: Value) -> list[Row]:
         return self._run(sql, args)
 
+    @property
+    def waiting_writes(self) -> int:
+        return 0
+
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:  # noqa: ARG002  (the interface has it)
         raise StorageError("the database was opened for reading only")
 

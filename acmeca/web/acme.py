@@ -70,7 +70,7 @@ class AcmeResources:
         """§7.2: 200 for HEAD, 204 for GET, and "Cache-Control: no-store" so that nobody replays a nonce from a cache."""
         return web.Response(
             status=200 if request.method == hdrs.METH_HEAD else 204,
-            headers={"Replay-Nonce": self._services.nonces.mint(), "Cache-Control": "no-store"},
+            headers={"Replay-Nonce": await self._services.nonces.mint(), "Cache-Control": "no-store"},
         )
 
     async def new_nonce_by_post(self, request: web.Request) -> web.Response:
@@ -201,6 +201,13 @@ async def _body(request: web.Request) -> bytes:
         raise Problem(ProblemType.MALFORMED, 'the Content-Type has to be exactly "application/jose+json"', status=415)
     if hdrs.CONTENT_ENCODING in request.headers:
         raise Problem(ProblemType.MALFORMED, "send the body as it is, without Content-Encoding", status=415)
+    if (
+        request.content.is_eof()
+    ):  # nearly every body: it came with its header, and a timer would cost more than to read it
+        body = request.content.read_nowait()
+        if len(body) > MAX_BODY:
+            raise web.HTTPRequestEntityTooLarge(MAX_BODY)
+        return body
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             return await request.read()

@@ -47,7 +47,7 @@ async def recorded(store: Store, **changes: object) -> tuple[Account, Order, Cer
     made, _ = await ready_order(store, owner)
     kept = certificate(owner, made, **changes)
     await store.certificates.record(kept, thumbprint="certificate key", at=NOW)
-    return owner, made, kept
+    return owner, made, dataclasses.replace(kept, recorded_by=store.writer.instance)
 
 
 async def order_status(store: Store, order_id: str) -> str:

@@ -17,13 +17,14 @@ from acmeca.storage.database import Database
 from acmeca.storage.issuers import IssuerState, StoredIssuer
 from acmeca.storage.schema import Engine, Step
 from acmeca.storage.store import Store
+from acmeca.storage.writers import Writer
 from tests.support.databases import open_database
 from tests.support.postgres import open_postgres
 from tests.support.server import temporary_directory
 from tests.support.status_issuers import shared_issuer
 
 NOW = datetime(2026, 11, 1, 12, 0, 0, tzinfo=UTC)
-WRITER = "test"
+WRITER = Writer("test", "instance")
 _numbers = itertools.count(1)
 
 
