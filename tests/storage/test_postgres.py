@@ -596,6 +596,7 @@ class TestOpen:
         expected = {
             "synchronous_commit": "on",
             "TimeZone": "UTC",
+            "client_min_messages": "warning",
             "transaction_isolation": "read committed",
             "transaction_read_only": "off",
             "idle_in_transaction_session_timeout": "5s",
