@@ -281,7 +281,7 @@ async def _compose(
     endpoints = _Endpoints()
     others = Others(store.writers, own=store.writer, clock=time.monotonic)
     store.orders.on_invalid = lambda count: metrics.orders_closed(OrderStatus.INVALID, count)
-    disks = Disks((data_dir, config.journal_dir))
+    disks = Disks(_written_directories(config))
 
     weak_keys = _weak_keys(config)
 
@@ -396,6 +396,15 @@ async def _database_bytes(config: Config, database: Database) -> int:
         return 0 if row is None else int(row["size"])
     files = (path, path.with_name(f"{path.name}-wal"))
     return await in_thread(lambda: sum(file.stat().st_size for file in files if file.exists()))
+
+
+def _written_directories(config: Config) -> tuple[Path, ...]:
+    """Those that need room. What lies below the data directory is told with it, unless it is a file system of its own."""
+    data_dir = config.server.data_dir
+    others = [config.journal_dir]
+    if config.database_path is not None:
+        others.append(config.database_path.parent)
+    return (data_dir, *(path for path in others if not path.is_relative_to(data_dir) or path.is_mount()))
 
 
 def _weak_keys(config: Config) -> frozenset[bytes]:
