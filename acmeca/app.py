@@ -41,6 +41,7 @@ from acmeca.service.readiness import Readiness
 from acmeca.service.requests import Nonces, Requests
 from acmeca.service.services import Services
 from acmeca.service.status import Status, StatusSettings
+from acmeca.storage import placement
 from acmeca.storage.errors import FencedError
 from acmeca.storage.issuers import StoredIssuer
 from acmeca.storage.journal import Journal
@@ -63,7 +64,7 @@ from acmeca.web.status import StatusResources, status_middleware
 
 log = logging.getLogger(__name__)
 
-_NONCE_FILE = "nonces"
+NONCE_FILE = "nonces"
 
 
 def real_ambient() -> Ambient:
@@ -102,20 +103,30 @@ async def opened_store(config: Config, *, ambient: Ambient | None = None) -> Asy
     ambient = ambient or real_ambient()
     data_dir = config.server.data_dir
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _require_own(data_dir)
+    require_own(data_dir)
     with StoreLock(data_dir):
         pem.remove_leftovers(data_dir)
+        if placement.is_decided(config.database_path):
+            aside = placement.finish(config.database_path)
+            log.warning("a restore was interrupted and is finished now; the database that was there is %s", aside)
         name = node_name(data_dir, entropy=ambient.entropy)
-        async with _claimed_store(config, Writer(name, ambient.new_id()), ambient=ambient, alone=True) as store:
+        async with claimed_store(config, Writer(name, ambient.new_id()), ambient=ambient, alone=True) as store:
             yield store
 
 
+def has_database(config: Config) -> bool:
+    """Whether there is a database, or a restored one that waits to be brought into its place (`opened_store` does that)."""
+    return config.database_path.exists() or placement.is_decided(config.database_path)
+
+
 @asynccontextmanager
-async def _claimed_store(config: Config, writer: Writer, *, ambient: Ambient, alone: bool) -> AsyncIterator[Store]:
-    """The store, open for `writer`. `alone` says that nobody else can be writing to it."""
+async def claimed_store(
+    config: Config, writer: Writer, *, ambient: Ambient, alone: bool, path: Path | None = None
+) -> AsyncIterator[Store]:
+    """The store, open for `writer`. `alone` says that nobody else can be writing to it; `path` is another than its database."""
     journal = Journal(config.journal_dir, writer=writer.name, instance=writer.instance, clock=ambient.now)
     store = Store(
-        await SqliteDatabase.open(config.database_path, seal=CommitSeal(writer, journal)),
+        await SqliteDatabase.open(path or config.database_path, seal=CommitSeal(writer, journal)),
         writer=writer,
     )
     try:
@@ -155,7 +166,7 @@ async def opened(
     """Open the CA of a configuration. `open_key` loads an issuer's key from its path below the data directory."""
     ambient = ambient or real_ambient()
     async with opened_store(config, ambient=ambient) as store:
-        nonces = FileNonces.open(config.server.data_dir / _NONCE_FILE, entropy=ambient.entropy)
+        nonces = FileNonces.open(config.server.data_dir / NONCE_FILE, entropy=ambient.entropy)
         try:
             ca = await _compose(config, store, nonces=nonces, ambient=ambient, open_key=open_key)
             _write_root(config, ca.services.issuers.roots_pem())
@@ -373,7 +384,7 @@ def _write_root(config: Config, roots_pem: bytes) -> None:
         pem.write_durably(path, roots_pem, mode=0o644)
 
 
-def _require_own(data_dir: Path) -> None:
+def require_own(data_dir: Path) -> None:
     """RULES §6: whoever can write to the data directory can take its keys' place, so that is the owner alone."""
     found = data_dir.stat()
     if found.st_uid != os.geteuid():

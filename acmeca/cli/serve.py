@@ -57,7 +57,7 @@ async def _serve(config: Config, *, make_ca: bool) -> None:
     if make_ca:
         hierarchy = await app.init(config, actor=SYSTEM)
         print_line(f"Made a new CA in {config.server.data_dir}; its root's key is {hierarchy.root_key_path}")
-    elif not config.database_path.exists():
+    elif not app.has_database(config):
         raise AcmecaError(f"there is no CA in {config.server.data_dir}; make one with: acmeca init")
     await _serve_when_unlocked(config)
     print_line("Stopped.")
