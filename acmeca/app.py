@@ -6,6 +6,7 @@ Rule 2: `opened` is the CA without its listeners (the command line works on that
 
 import asyncio
 import hashlib
+import json
 import logging
 import os
 import signal
@@ -42,12 +43,16 @@ from acmeca.service.requests import Nonces, Requests
 from acmeca.service.services import Services
 from acmeca.service.status import Status, StatusSettings
 from acmeca.storage import placement
+from acmeca.storage.database import Database, Seal
 from acmeca.storage.errors import FencedError
 from acmeca.storage.issuers import StoredIssuer
 from acmeca.storage.journal import Journal
 from acmeca.storage.lock import StoreLock
 from acmeca.storage.node import node_name
 from acmeca.storage.nonce_file import FileNonces
+from acmeca.storage.postgres import PostgresDatabase
+from acmeca.storage.postgres_nonces import PostgresNonces
+from acmeca.storage.schema import read_steps
 from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.storage.store import Store
 from acmeca.storage.writers import CommitSeal, Others, Writer
@@ -97,6 +102,15 @@ class Opened:
     tls: ssl.SSLContext
 
 
+async def holds_ca(config: Config) -> bool:
+    """Whether there is a CA in the database. Nothing is made by looking at one that is a file and not there."""
+    path = config.database_path
+    if path is not None and not path.exists():
+        return False
+    async with opened_store(config) as store:
+        return bool(await store.issuers.all())
+
+
 @asynccontextmanager
 async def opened_store(config: Config, *, ambient: Ambient | None = None) -> AsyncIterator[Store]:
     """The store of a data directory, under its lock. Raises `LockedError` while another process works in it."""
@@ -106,27 +120,32 @@ async def opened_store(config: Config, *, ambient: Ambient | None = None) -> Asy
     require_own(data_dir)
     with StoreLock(data_dir):
         pem.remove_leftovers(data_dir)
-        if placement.is_decided(config.database_path):
+        if config.database_path is not None and placement.is_decided(config.database_path):
             aside = placement.finish(config.database_path)
             log.warning("a restore was interrupted and is finished now; the database that was there is %s", aside)
         name = node_name(data_dir, entropy=ambient.entropy)
-        async with claimed_store(config, Writer(name, ambient.new_id()), ambient=ambient, alone=True) as store:
+        async with claimed_store(
+            config, Writer(name, ambient.new_id()), ambient=ambient, alone=config.database_path is not None
+        ) as store:
             yield store
 
 
-def has_database(config: Config) -> bool:
-    """Whether there is a database, or a restored one that waits to be brought into its place (`opened_store` does that)."""
-    return config.database_path.exists() or placement.is_decided(config.database_path)
+def is_database_there(config: Config) -> bool:
+    """Whether there is something to open: the file, a restored one that waits to take its place (`opened_store` sees to that),
+    or a server, which alone can say.
+    """
+    path = config.database_path
+    return path is None or path.exists() or placement.is_decided(path)
 
 
 @asynccontextmanager
 async def claimed_store(
     config: Config, writer: Writer, *, ambient: Ambient, alone: bool, path: Path | None = None
 ) -> AsyncIterator[Store]:
-    """The store, open for `writer`. `alone` says that nobody else can be writing to it; `path` is another than its database."""
+    """The store, open for `writer`. `alone` says that nobody else can be writing to it; `path` is an SQLite file in its place."""
     journal = Journal(config.journal_dir, writer=writer.name, instance=writer.instance, clock=ambient.now)
     store = Store(
-        await SqliteDatabase.open(path or config.database_path, seal=CommitSeal(writer, journal)),
+        await open_database(config, CommitSeal(writer, journal, schema=len(read_steps())), path=path),
         writer=writer,
     )
     try:
@@ -139,6 +158,31 @@ async def claimed_store(
     finally:
         await store.close()
         journal.close()
+
+
+async def open_database(config: Config, seal: Seal, *, path: Path | None = None) -> Database:
+    """The database of a configuration, or the SQLite file at `path`."""
+    path = path or config.database_path
+    if path is not None:
+        return await SqliteDatabase.open(path, seal=seal)
+    return await PostgresDatabase.open(config.storage.url, seal=seal)
+
+
+@asynccontextmanager
+async def _opened_nonces(config: Config, ambient: Ambient) -> AsyncIterator[Nonces]:
+    """Where the database is a file, all processes are on this machine, and share a file of nonces too."""
+    if config.database_path is not None:
+        file_nonces = FileNonces.open(config.server.data_dir / NONCE_FILE, entropy=ambient.entropy)
+        try:
+            yield file_nonces
+        finally:
+            file_nonces.close()
+    else:
+        nonces = await PostgresNonces.open(config.storage.url, entropy=ambient.entropy)
+        try:
+            yield nonces
+        finally:
+            await nonces.close()
 
 
 async def init(config: Config, *, actor: str, ambient: Ambient | None = None) -> Hierarchy:
@@ -165,14 +209,10 @@ async def opened(
 ) -> AsyncIterator[Opened]:
     """Open the CA of a configuration. `open_key` loads an issuer's key from its path below the data directory."""
     ambient = ambient or real_ambient()
-    async with opened_store(config, ambient=ambient) as store:
-        nonces = FileNonces.open(config.server.data_dir / NONCE_FILE, entropy=ambient.entropy)
-        try:
-            ca = await _compose(config, store, nonces=nonces, ambient=ambient, open_key=open_key)
-            _write_root(config, ca.services.issuers.roots_pem())
-            yield ca
-        finally:
-            nonces.close()
+    async with opened_store(config, ambient=ambient) as store, _opened_nonces(config, ambient) as nonces:
+        ca = await _compose(config, store, nonces=nonces, ambient=ambient, open_key=open_key)
+        _write_root(config, ca.services.issuers.roots_pem())
+        yield ca
 
 
 async def _compose(
@@ -395,7 +435,11 @@ def require_own(data_dir: Path) -> None:
 
 def config_sha256(config: Config) -> str:
     """The digest of the checked values, in hex: what `server.started` says of its configuration. It holds no secret."""
-    return hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+    document = config.model_dump(mode="json")
+    document["storage"]["url"] = (
+        config.storage.url if config.storage.postgres is None else config.storage.postgres.redacted
+    )
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def front_page_model(opened: Opened) -> FrontPageModel:

@@ -6,12 +6,13 @@ nothing that was there is touched, but for the journal, which may hold that the 
 Rule 3: what is known to be missing is told before anything is decided, and somebody has to say that it may be forgotten.
 """
 
+import asyncio
 import json
 import os
 import sqlite3
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -35,7 +36,6 @@ from acmeca.storage.backup import (
     KeyFile,
     Manifest,
     OnProgress,
-    copy_pages,
     opened_backup,
     sync_directory,
     write_backup,
@@ -49,8 +49,9 @@ from acmeca.storage.node import NODE_FILE, node_name
 from acmeca.storage.pruning import superfluous
 from acmeca.storage.readonly import open_read_only
 from acmeca.storage.restore import KnownHead, Restored, build
-from acmeca.storage.sqlite import open_snapshot
-from acmeca.storage.writers import Writer
+from acmeca.storage.tables import Sum
+from acmeca.storage.transfer import Place, copy_to_server, copy_whole, fill_from, read_place
+from acmeca.storage.writers import BEAT, Writer
 
 HEADS_FILE: Final = "audit-heads.jsonl"
 _KEY_DIRECTORIES: Final = ("keys", "root")
@@ -74,44 +75,46 @@ def make_backup(
     config: Config, target: Path, *, with_keys: bool, may_replace: bool, now: datetime, on_progress: OnProgress
 ) -> Made:
     """Write a backup of the CA. Raises `AcmecaError`."""
+    place = place_of(config)
     _require_elsewhere(config, target)
     require_database(config)
     circumstances = Circumstances(
         created_at=int(now.timestamp()),
         acmeca=__version__,
-        source=f"sqlite:///{config.database_path}",
+        source=place.shown,
         journal_dir=config.journal_dir,
         journals=_journal_lengths(config),
         files=read_key_files(config.server.data_dir) if with_keys else None,
     )
-    manifest = write_backup(
-        target, copy_pages(config.database_path), circumstances, may_replace=may_replace, on_progress=on_progress
-    )
+    manifest = write_backup(target, fill_from(place), circumstances, may_replace=may_replace, on_progress=on_progress)
     on_progress("looking at the journal", 0, 0)
     with closing(sqlite3.connect(f"{target.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as backup:
         found = segments(config.journal_dir)
-        gone = tuple(superfluous(found, backup, running=running_instances(config.database_path)))
+        gone = tuple(superfluous(found, backup, running=asyncio.run(running_instances(place))))
     return Made(manifest=manifest, length=target.stat().st_size, superfluous=gone)
 
 
+def place_of(config: Config) -> Place:
+    """Where the data of a configuration is."""
+    return Place.parse(config.storage.url, base=config.server.data_dir)
+
+
 def require_database(config: Config) -> None:
-    """Raise `AcmecaError` when there is no database to look into."""
-    if placement.is_decided(config.database_path):
+    """Raise `AcmecaError` when there is no file to look into. What is in a server, is seen when it is asked."""
+    path = config.database_path
+    if path is not None and placement.is_decided(path):
         raise AcmecaError("a restore was interrupted; the next start of the server finishes it (acmeca serve)")
-    if not config.database_path.exists():
+    if path is not None and not path.exists():
         raise AcmecaError(
             f"there is no CA in {config.server.data_dir}; make one with acmeca init, or restore one with acmeca restore"
         )
 
 
-def running_instances(database: Path) -> frozenset[str]:
+async def running_instances(place: Place) -> frozenset[str]:
     """The instances that write to a database, or were killed and have not been followed by another."""
-    with open_snapshot(database) as connection:
-        try:
-            rows = connection.execute("SELECT instance FROM writers WHERE ended = 0").fetchall()
-        except sqlite3.Error as error:
-            raise StorageError(f"who writes to {database} cannot be seen: {error}") from error
-    return frozenset(instance for (instance,) in rows)
+    async with read_place(place) as reader:
+        rows = await reader.fetch_all("SELECT instance FROM writers WHERE ended = 0 AND instance <> ''")
+    return frozenset(row["instance"] for row in rows)
 
 
 def read_key_files(data_dir: Path) -> list[KeyFile]:
@@ -137,7 +140,10 @@ def _require_elsewhere(config: Config, target: Path) -> None:
     ):
         if folder == taken or taken in folder.parents:
             raise AcmecaError(f"{folder} holds what the CA works with; write the backup to another directory")
-    if folder in {config.server.data_dir.resolve(), config.database_path.resolve().parent}:
+    own = {config.server.data_dir.resolve()}
+    if config.database_path is not None:
+        own.add(config.database_path.resolve().parent)
+    if folder in own:
         raise AcmecaError(
             f"{folder} is the CA's own directory, and a backup in it is lost with it; write it to another disk"
         )
@@ -158,7 +164,7 @@ def prune_journal(config: Config, backup: Path, *, is_trial: bool, on_progress: 
     """
     require_database(config)
     found = segments(config.journal_dir)
-    running = running_instances(config.database_path)
+    running = asyncio.run(running_instances(place_of(config)))
     with opened_backup(backup, on_progress=on_progress) as opened:
         gone = list(superfluous(found, opened.connection, running=running))
     lengths = [(segment.path, segment.path.stat().st_size) for segment in gone]
@@ -205,22 +211,24 @@ async def restore(
     `may_lose` is asked when something is known to be missing. A trial builds and looks, beside a running server, and changes
     nothing. Raises `AcmecaError`; then what was there is there still.
     """
-    data_dir = config.server.data_dir
+    data_dir, database = config.server.data_dir, config.database_path
     if is_trial:
         return await _try(config, file, journal_dirs, without_journals, now=ambient.now(), on_progress=on_progress)
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     require_own(data_dir)
     with StoreLock(data_dir):
-        if placement.is_decided(config.database_path):
-            aside = placement.finish(config.database_path)
+        if database is not None and placement.is_decided(database):
+            aside = placement.finish(database)
             raise Conflict(
                 "an earlier restore was interrupted and is finished now"
                 + (f" (the database before it is {aside})" if aside else "")
                 + "; run acmeca doctor and acmeca serve, or this command again to restore once more"
             )
-        placement.remove_leftovers(config.database_path)
+        # What is put into a server is built in a file too, of the name that the server's would have.
+        place = database or data_dir / "acmeca.db"
+        placement.remove_leftovers(place)
         stamp = f"{ambient.now():{_STAMP}}"
-        building = placement.building_path(config.database_path, stamp)
+        building = placement.building_path(place, stamp)
         with opened_backup(file, on_progress=on_progress) as backup, _removed_on_failure(building):
             known = await _known_heads(config)
             journals = None if without_journals else _gather(config, journal_dirs)
@@ -236,10 +244,14 @@ async def restore(
                 # What is found again one day must not meet records of the same places: the chains go on under another name.
                 (data_dir / NODE_FILE).unlink(missing_ok=True)
             await _finish(config, building, restored, actor=actor, ambient=ambient)
-            _sync(building)
-            aside = placement.decide(config.database_path, stamp)
-            (data_dir / NONCE_FILE).unlink(missing_ok=True)
-            missing = await _missing_keys(config)
+            missing = await _missing_keys(config, building)
+            aside = None
+            if database is not None:
+                _sync(building)
+                aside = placement.decide(database, stamp)
+                (data_dir / NONCE_FILE).unlink(missing_ok=True)
+            else:
+                await _put_into_server(config, building, on_progress)
     return Placed(
         restored=restored,
         aside=aside,
@@ -248,6 +260,14 @@ async def restore(
         kept_keys=kept_keys,
         is_trial=False,
     )
+
+
+async def _put_into_server(config: Config, building: Path, on_progress: OnProgress) -> None:
+    """Fill the server's database, which has to be empty; it is whole afterwards, or still empty."""
+    built = Place(building, "", str(building))
+    async with read_place(built) as source:
+        await copy_to_server(source, place_of(config), on_progress=on_progress)
+    placement.remove_leftovers(config.server.data_dir / "acmeca.db")
 
 
 async def _try(
@@ -317,9 +337,9 @@ def _put_keys(data_dir: Path, backup: Backup) -> tuple[tuple[str, ...], tuple[st
     return tuple(written), tuple(differing)
 
 
-async def _missing_keys(config: Config) -> tuple[str, ...]:
-    """The keys that issuers refer to, and that are not there."""
-    with open_read_only(config.database_path) as database:
+async def _missing_keys(config: Config, path: Path) -> tuple[str, ...]:
+    """The keys that the issuers of a database refer to, and that are not there."""
+    with open_read_only(path) as database:
         stored = await Issuers(database, writer="").all()
     return tuple(
         item.key_reference
@@ -364,3 +384,49 @@ def _sync(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+# --- copy ---------------------------------------------------------------------------------------------------------
+
+
+async def copy_storage(
+    source: Place, target: Place, *, beside_writers: bool, on_progress: OnProgress
+) -> Mapping[str, Sum]:
+    """Copy a CA's whole storage to another place, which is new or empty; returns what each table came to.
+
+    `beside_writers` allows it while a server writes to the source: the copy is of one moment, and does not have what is written
+    later. Raises `AcmecaError`.
+    """
+    if source == target:
+        raise AcmecaError("source and target are the same database")
+    if source.path is not None and not source.path.exists():
+        raise AcmecaError(f"there is no database {source.path}")
+    if not beside_writers:
+        on_progress("looking who writes", 0, 0)
+        await _require_quiet(source)
+    sums = await copy_whole(source, target, on_progress=on_progress)
+    if not beside_writers and await _last_commits(source) != await _last_commits(target):
+        raise AcmecaError(
+            f"something was written to {source.shown} while it was copied; the copy in {target.shown} does not have it: stop all "
+            "servers, remove the copy and make it again"
+        )
+    return sums
+
+
+async def _require_quiet(source: Place) -> None:
+    """Raise `Conflict` when somebody writes: a server commits something every few seconds, if only a sign of life."""
+    if not await running_instances(source):
+        return
+    before = await _last_commits(source)
+    await asyncio.sleep(2 * BEAT)
+    if await _last_commits(source) != before:
+        raise Conflict(
+            f"a server writes to {source.shown}: stop it first, or copy what is there now with --beside-servers (what they write "
+            "later is not in the copy)"
+        )
+
+
+async def _last_commits(place: Place) -> dict[str, int]:
+    async with read_place(place) as reader:
+        rows = await reader.fetch_all("SELECT name, last_commit FROM writers")
+    return {row["name"]: row["last_commit"] for row in rows}

@@ -28,6 +28,7 @@ from acmeca.config import (
 )
 from acmeca.config.mistakes import describe_mistake, show
 from acmeca.config.values import ListenAddress, parse_base_url, parse_listen_address
+from acmeca.errors import AcmecaError
 
 HERE = Path("/etc/acmeca/acmeca.toml")
 GOOD: dict[str, dict[str, Any]] = {
@@ -157,6 +158,17 @@ def test_a_relative_data_dir_of_the_environment_is_meant_from_the_working_direct
 def test_an_absolute_database_path() -> None:
     config = config_with("storage", url="sqlite:////srv/acmeca/ca.db")
     assert config.database_path == Path("/srv/acmeca/ca.db")
+
+
+def test_a_postgresql_database() -> None:
+    config = config_with("storage", url="postgresql://acmeca:hunter2@db1,db2:5433/acmeca")
+    assert config.storage.postgres is not None
+    assert config.storage.postgres.hosts == (("db1", 5432), ("db2", 5433))
+    assert "hunter2" not in repr(config)
+    with pytest.raises(AcmecaError, match="needs an SQLite database") as caught:
+        _ = config.database_path
+    assert "hunter2" not in str(caught.value)
+    assert config_with().storage.postgres is None
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
@@ -294,7 +306,9 @@ MISTAKES: list[tuple[str, str, Any, list[str]]] = [
     ("storage", "url", "sqlite:///", ["sqlite:///acmeca.db"]),
     ("storage", "url", "sqlite:///:memory:", ["special names"]),
     ("storage", "url", "sqlite:///a.db?mode=ro", ["options"]),
-    ("storage", "url", "postgresql://db.corp.internal/ca", ["SQLite only"]),
+    ("storage", "url", "mysql://db.corp.internal/ca", ["sqlite:///acmeca.db", "postgresql://acmeca@"]),
+    ("storage", "url", "postgresql://db.corp.internal", ["name of one database"]),
+    ("storage", "url", "postgresql://db.corp.internal/ca?synchronous_commit=off", ["synchronous_commit", "sslmode"]),
 ]
 
 
@@ -352,7 +366,8 @@ def test_a_refusal_says_where_every_key_is_explained() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["https://joe:hunter2@ca.internal", "https://joe:hun/ter2@ca.internal", "postgresql://joe:hunter2@db/ca"]
+    "secret",
+    ["https://joe:hunter2@ca.internal", "https://joe:hun/ter2@ca.internal", "postgresql://joe:hunter2@db/ca/x"],
 )
 @pytest.mark.parametrize("key", ["server.base_url", "server.status_url", "storage.url", "policy.allowed_names"])
 def test_secrets_are_not_shown(secret: str, key: str) -> None:

@@ -157,9 +157,10 @@ def require_vacant(config: Config, *, beside: Collection[Path] = ()) -> None:
     is changed by looking.
     """
     data_dir, database = config.server.data_dir, config.database_path
-    if placement.is_decided(database) or (database.exists() and _holds_ca(database)):
+    if database is not None and (placement.is_decided(database) or (database.exists() and _holds_ca(database))):
         raise Conflict(f"{data_dir} holds a CA already; nothing was changed")
-    if not data_dir.exists() or database.exists() or (data_dir / LOCK_NAME).exists():
+    has_database = database is not None and database.exists()
+    if not data_dir.exists() or has_database or (data_dir / LOCK_NAME).exists():
         return
     if not data_dir.is_dir():
         raise AcmecaError(f"{data_dir} is no directory; choose another server.data_dir")

@@ -20,6 +20,7 @@ from acmeca.cli.init import init
 from acmeca.cli.journal import journal
 from acmeca.cli.output import examples, print_failure
 from acmeca.cli.serve import serve
+from acmeca.cli.storage import storage
 from acmeca.errors import AcmecaError
 
 _INTERRUPTED = 128 + 2  # SIGINT
@@ -55,7 +56,7 @@ def cli(context: click.Context, config_path: Path | None) -> None:
     context.obj = config_path
 
 
-for _verb in (init, serve, doctor, list_certificates, show, revoke, crl, backup, restore_command, journal):
+for _verb in (init, serve, doctor, list_certificates, show, revoke, crl, backup, restore_command, journal, storage):
     cli.add_command(_verb)
 
 

@@ -33,6 +33,7 @@ from acmeca.config.values import (
 from acmeca.policy.names import Network
 from acmeca.policy.profiles import DEFAULT_LIFETIME
 from acmeca.policy.suffixes import parse_own_top_level, refuse_suffix
+from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.urls import Urls
 from acmeca.validation.resolver import Server
 
@@ -153,8 +154,14 @@ class StatusSection(_Section):
 class StorageSection(_Section):
     """`[storage]`: where everything is kept."""
 
-    url: Annotated[str, BeforeValidator(parse_storage_url)] = "sqlite:///acmeca.db"
+    # A password may stand in it, so it is not printed with the rest of the configuration.
+    url: Annotated[str, BeforeValidator(parse_storage_url), Field(repr=False)] = "sqlite:///acmeca.db"
     journal: Annotated[Path, BeforeValidator(parse_directory_below)] = Path("journal")
+
+    @property
+    def postgres(self) -> PostgresUrl | None:
+        """The address of a PostgreSQL database; None for an SQLite one."""
+        return None if self.url.startswith("sqlite:") else PostgresUrl.parse(self.url)
 
 
 class Config(_Section):
@@ -172,8 +179,10 @@ class Config(_Section):
         return Urls(base=self.server.base_url, status=self.server.status_url)
 
     @property
-    def database_path(self) -> Path:
-        return self.server.data_dir / self.storage.url.removeprefix("sqlite:///")
+    def database_path(self) -> Path | None:
+        """The database's file; None when a database server has it."""
+        path = self.storage.url.removeprefix("sqlite:///")
+        return None if path == self.storage.url else self.server.data_dir / path
 
     @property
     def journal_dir(self) -> Path:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from acmeca.acme.identifiers import canonical_dns_name, canonical_ip
 from acmeca.policy.names import Network, parse_name_pattern
+from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.validation.resolver import Server, parse_server
 
 _DURATION: Final = re.compile(r"([0-9]{1,10})([smhd])\Z")
@@ -254,12 +255,16 @@ def parse_file(value: object) -> Path:
 
 
 def parse_storage_url(value: object) -> str:
-    """`sqlite:///path`."""
-    allowed = 'write "sqlite:///acmeca.db" (three slashes: a path in data_dir), or four slashes and an absolute path'
+    """`sqlite:///path`, or `postgresql://user@host,host/database` (`PostgresUrl`)."""
+    allowed = (
+        'write "sqlite:///acmeca.db" (three slashes: a path in data_dir), or four slashes and an absolute path,'
+        ' or "postgresql://acmeca@db.corp.internal/acmeca"'
+    )
     text = parse_text(value)
     path = text.removeprefix("sqlite:///")
     if text.startswith(("postgresql:", "postgres:")):
-        raise ValueError(f"this version keeps its data in SQLite only; {allowed}")
+        PostgresUrl.parse(text)
+        return text
     if path == text or not path.strip("/") or path.endswith("/"):
         raise ValueError(allowed)
     if not path.isprintable() or any(character in path for character in "?#:"):

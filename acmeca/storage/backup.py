@@ -166,7 +166,7 @@ def write_backup(
     if target.exists() and not may_replace:
         raise Conflict(f"{target} exists; choose another name, or replace it with --force")
     part = target.with_name(target.name + ".part")
-    with _part_file(part) as file:
+    with part_file(part) as file:
         try:
             # Step 1: one snapshot. Nothing of the file is looked at before it is synced, so nothing is synced on the way.
             with closing(sqlite3.connect(part, isolation_level=None)) as connection:
@@ -190,7 +190,7 @@ def write_backup(
                 raise Conflict(f"{target} was made meanwhile; choose another name")
             part.replace(target)
         except sqlite3.Error as error:
-            raise _writing_failed(target, error) from error
+            raise writing_failed(target, error) from error
         except OSError as error:
             raise _failed(target, str(error.strerror)) from error
     sync_directory(target.parent)
@@ -214,7 +214,7 @@ def copy_pages(source: Path) -> Fill:
 
 
 @contextmanager
-def _part_file(path: Path) -> Iterator[BinaryIO]:
+def part_file(path: Path) -> Iterator[BinaryIO]:
     """The file while it is written: locked, so that two backups do not share it, and removed when it got no name."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -323,7 +323,7 @@ def require_sound(connection: sqlite3.Connection, what: str) -> None:
         raise BackupError(f"{what} is damaged: rows refer to what is not there")
 
 
-def _writing_failed(target: Path, error: sqlite3.Error) -> StorageError:
+def writing_failed(target: Path, error: sqlite3.Error) -> StorageError:
     code: int = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}:
         return _failed(target, str(error))

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from acmeca.storage.database import Reader, Value
 from acmeca.storage.errors import StorageError
@@ -161,7 +161,7 @@ async def read_pages(reader: Reader, table: Table, *, page: int = _PAGE) -> Asyn
     while True:
         limit = f"LIMIT ${len(last) + 1}"
         found = await reader.fetch_all(f"{table.select}{after} {table.order} {limit}", *last, page)
-        rows = [tuple(row[column] for column in table.columns) for row in found]
+        rows = [tuple(cast("Any", row)) for row in found]  # in the statement's order, on both engines
         if rows:
             yield rows
         if len(rows) < page:

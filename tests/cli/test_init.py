@@ -377,8 +377,10 @@ POINTS = [
     ("acmeca.service.issuers", "pem.write_key", "after 1"),  # the root's key
     ("acmeca.keystore.pem", "Path.replace", "before 3"),  # the intermediate's key, not in its place
     ("acmeca.service.issuers", "pem.write_key", "after 2"),  # both keys, and no rows
-    ("acmeca.storage.sqlite", "_commit_together", "before 1"),
-    ("acmeca.storage.sqlite", "_commit_together", "after 1"),  # the rows are there, and with them the CA
+    ("acmeca.storage.sqlite", "_Committer.commit", "after 1"),  # this process is known as a writer
+    ("acmeca.storage.sqlite", "_Committer.commit", "before 2"),
+    ("acmeca.storage.journal", "os.fdatasync", "after 2"),  # the rows are journalled (1: its first line), and not there
+    ("acmeca.storage.sqlite", "_Committer.commit", "after 2"),  # the rows are there, and with them the CA
 ]
 
 

@@ -33,7 +33,7 @@ from acmeca.keystore import pem
 from acmeca.pki.signing import PrivateKey
 from acmeca.service import jobs
 from acmeca.service.ambient import Ambient
-from acmeca.storage.database import Row, Transaction, Value
+from acmeca.storage.database import Entry, Row, Transaction, Value
 from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.web.connection import Patience
 from acmeca.web.listener import Listener
@@ -139,6 +139,9 @@ class _WatchedTransaction:
         if noun is not None and noun not in self._nouns:
             self._nouns.append(noun)
         return await self._transaction.execute(sql, *args)
+
+    def journal(self, entry: Entry) -> None:
+        self._transaction.journal(entry)
 
 
 def _watched_database(points: Points) -> type[SqliteDatabase]:
