@@ -351,19 +351,17 @@ async def _missing_keys(config: Config, path: Path) -> tuple[str, ...]:
 async def _known_heads(config: Config) -> list[KnownHead]:
     """Ends of chains that are known beside the journals: signed ones in their file, and those of the database that is there."""
     known = []
-    path = config.server.data_dir / HEADS_FILE
+    path, database_path = config.server.data_dir / HEADS_FILE, config.database_path
     for line in path.read_text(encoding="ascii", errors="replace").splitlines() if path.exists() else ():
         with suppress(ValueError, KeyError, TypeError):  # a line that a crash has cut
             members = json.loads(line)
             head = Head(str(members["writer"]), int(members["sequence"]), bytes.fromhex(members["hash"]))
             signed_at = datetime.fromisoformat(members["signed_at"])
             known.append(KnownHead(head, path.name, int(signed_at.timestamp())))
-    present = f"the database that is there ({config.database_path.name})"
-    if config.database_path.exists():
-        with (
-            suppress(StorageError),
-            open_read_only(config.database_path) as database,
-        ):  # it may be what is to be replaced
+    if database_path is not None and database_path.exists():
+        present = f"the database that is there ({database_path.name})"
+        # It may be damaged: that is why it is replaced.
+        with suppress(StorageError), open_read_only(database_path) as database:
             known += [KnownHead(head, present) for head in await fetch_heads(database)]
     return known
 

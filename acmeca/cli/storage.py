@@ -8,6 +8,7 @@ import click
 from acmeca.cli.connection import load
 from acmeca.cli.options import json_option
 from acmeca.cli.output import examples, print_json, print_line, shown_progress
+from acmeca.config.values import parse_storage_url
 from acmeca.recovery import copy_storage
 from acmeca.storage.transfer import Place
 
@@ -55,6 +56,6 @@ def copy(config_path: Path | None, *, source_url: str, target_url: str, beside_s
 
 def _parse(url: str, option: str, base: Path) -> Place:
     try:
-        return Place.parse(url, base=base)
+        return Place.parse(parse_storage_url(url), base=base)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint=option) from None
