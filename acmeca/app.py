@@ -46,6 +46,7 @@ from acmeca.service.readiness import Readiness
 from acmeca.service.requests import Nonces, Requests
 from acmeca.service.services import Services
 from acmeca.service.status import Status, StatusSettings
+from acmeca.storage import placement
 from acmeca.storage.database import Database, Seal
 from acmeca.storage.errors import FencedError
 from acmeca.storage.issuers import StoredIssuer
@@ -76,7 +77,7 @@ from acmeca.workers.seat import Seat
 
 log = logging.getLogger(__name__)
 
-_NONCE_FILE = "nonces"
+NONCE_FILE = "nonces"
 
 
 def real_ambient() -> Ambient:
@@ -126,9 +127,12 @@ def locked(config: Config) -> Iterator[StoreLock]:
     """The data directory, ours alone. Raises `LockedError` while another process works in it."""
     data_dir = config.server.data_dir
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _require_own(data_dir)
+    require_own(data_dir)
     with StoreLock(data_dir) as lock:
         pem.remove_leftovers(data_dir)
+        if config.database_path is not None and placement.is_decided(config.database_path):
+            aside = placement.finish(config.database_path)
+            log.warning("a restore was interrupted and is finished now; the database that was there is %s", aside)
         yield lock
 
 
@@ -142,6 +146,14 @@ async def opened_store(
             yield store
 
 
+def is_database_there(config: Config) -> bool:
+    """Whether there is something to open: the file, a restored one that waits to take its place (`opened_store` sees to that),
+    or a server, which alone can say.
+    """
+    path = config.database_path
+    return path is None or path.exists() or placement.is_decided(path)
+
+
 @asynccontextmanager
 async def _only_store(
     config: Config, *, ambient: Ambient, observer: CommitObserver | None = None
@@ -149,7 +161,7 @@ async def _only_store(
     """The store, for the only one who works in the data directory: its lock is held, and there are no workers."""
     writer = Writer(node_name(config.server.data_dir, entropy=ambient.entropy), ambient.new_id())
     alone = config.database_path is not None  # a database server has other hosts' processes too
-    async with _claimed_store(config, writer, ambient=ambient, observer=observer, alone=alone) as store:
+    async with claimed_store(config, writer, ambient=ambient, observer=observer, alone=alone) as store:
         yield store
 
 
@@ -159,7 +171,7 @@ async def _worker_store(
 ) -> AsyncIterator[Store]:
     """The store, for a worker: its supervisor holds the lock and has prepared it (`prepare`)."""
     writer = Writer(seat.writer(node_name(config.server.data_dir, entropy=ambient.entropy)), ambient.new_id())
-    async with _claimed_store(config, writer, ambient=ambient, observer=observer, alone=False) as store:
+    async with claimed_store(config, writer, ambient=ambient, observer=observer, alone=False) as store:
         yield store
 
 
@@ -173,13 +185,20 @@ async def prepare(config: Config) -> tuple[bytes, ...]:
 
 
 @asynccontextmanager
-async def _claimed_store(
-    config: Config, writer: Writer, *, ambient: Ambient, observer: CommitObserver | None, alone: bool
+async def claimed_store(
+    config: Config,
+    writer: Writer,
+    *,
+    ambient: Ambient,
+    alone: bool,
+    observer: CommitObserver | None = None,
+    path: Path | None = None,
 ) -> AsyncIterator[Store]:
-    """The store, open for `writer`. `alone` says that nobody else can be writing to it."""
+    """The store, open for `writer`. `alone` says that nobody else can be writing to it; `path` is an SQLite file in its place."""
     journal = Journal(config.journal_dir, writer=writer.name, instance=writer.instance, clock=ambient.now)
+    seal = CommitSeal(writer, journal, schema=len(read_steps()))
     store = Store(
-        await _open_database(config, CommitSeal(writer, journal, schema=len(read_steps())), observer),
+        await open_database(config, seal, observer=observer, path=path),
         writer=writer,
     )
     try:
@@ -194,8 +213,11 @@ async def _claimed_store(
         journal.close()
 
 
-async def _open_database(config: Config, seal: Seal, observer: CommitObserver | None) -> Database:
-    path = config.database_path
+async def open_database(
+    config: Config, seal: Seal, *, observer: CommitObserver | None = None, path: Path | None = None
+) -> Database:
+    """The database of a configuration, or the SQLite file at `path`."""
+    path = path or config.database_path
     if path is not None:
         return await SqliteDatabase.open(path, seal=seal, observer=observer)
     return await PostgresDatabase.open(config.storage.url, seal=seal, observer=observer)
@@ -205,7 +227,7 @@ async def _open_database(config: Config, seal: Seal, observer: CommitObserver | 
 async def _opened_nonces(config: Config, ambient: Ambient) -> AsyncIterator[Nonces]:
     """Where the database is a file, all processes are on this machine, and share a file of nonces too."""
     if config.database_path is not None:
-        file_nonces = FileNonces.open(config.server.data_dir / _NONCE_FILE, entropy=ambient.entropy)
+        file_nonces = FileNonces.open(config.server.data_dir / NONCE_FILE, entropy=ambient.entropy)
         try:
             yield file_nonces
         finally:
@@ -587,7 +609,7 @@ def _write_root(config: Config, roots_pem: bytes) -> None:
         pem.write_durably(path, roots_pem, mode=0o644)
 
 
-def _require_own(data_dir: Path) -> None:
+def require_own(data_dir: Path) -> None:
     """RULES §6: whoever can write to the data directory can take its keys' place, so that is the owner alone."""
     found = data_dir.stat()
     if found.st_uid != os.geteuid():

@@ -297,3 +297,21 @@ class ServerStopped(Event):
     about = "version"
 
     version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreRestored(Event):
+    """The store was restored from a backup, and what journals say was done since was done again.
+
+    `backup_sha256` is the digest of the backup, `backup_at` when it was made, `replayed` how many commits were replayed.
+    `complete` is "yes" when nothing is known to be missing, otherwise "no": `losses` says for the first of them what is.
+    """
+
+    kind = "store.restored"
+    about = "backup_sha256"
+
+    backup_sha256: str
+    backup_at: str
+    complete: str
+    replayed: int
+    losses: tuple[str, ...]

@@ -136,7 +136,7 @@ async def _serve(config: Config, serving: Serving, *, make_ca: bool) -> None:
     if make_ca:
         hierarchy = await app.init(config, actor=SYSTEM)
         print_line(f"Made a new CA in {config.server.data_dir}; its root's key is {hierarchy.root_key_path}")
-    elif config.database_path is not None and not config.database_path.exists():
+    elif not app.is_database_there(config):
         raise AcmecaError(f"there is no CA in {config.server.data_dir}; make one with: acmeca init")
     await _serve_when_unlocked(config, serving)
     print_line("Stopped.")

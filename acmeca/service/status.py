@@ -330,7 +330,9 @@ class Status:
         return crl
 
     async def publish_due_crls(self, *, lease: Lease | None = None) -> None:
-        """Publish the CRL of each issuer that has revocations waiting, or whose CRL is older than the interval."""
+        """Publish the CRL of each issuer that has revocations waiting, or whose CRL was begun and not published, or is older
+        than the interval.
+        """
         self.crl_due.clear()
         try:
             for signer in self._issuers.signing:
@@ -356,6 +358,8 @@ class Status:
     async def _is_crl_due(self, issuer_id: str) -> bool:
         latest = await self._store.crls.latest(issuer_id)
         if latest is None or await self._store.crls.pending_revocations(issuer_id):
+            return True
+        if await self._store.crls.has_unpublished(issuer_id):
             return True
         now = self._ambient.now()
         # A thisUpdate in the future means that the clock was wrong then; a CRL that nobody believes is no CRL.

@@ -63,6 +63,13 @@ async def fetch_newest(reader: Reader, writer: str) -> datetime | None:
     return None if row is None else from_seconds(row["at"])
 
 
+async def fetch_heads(reader: Reader) -> list[Head]:
+    """The last record of each writer's chain."""
+    ends = await reader.fetch_all("SELECT writer FROM audit GROUP BY writer ORDER BY writer")
+    heads = [await fetch_head(reader, row["writer"]) for row in ends]
+    return [head for head in heads if head is not None]
+
+
 async def records(database: Database, *, page: int = _PAGE) -> AsyncIterator[Record]:
     """All records, each writer's in order of `sequence`, read `page` at a time beside the event loop.
 

@@ -9,6 +9,7 @@ Rule 5: what must survive the loss of the database itself is journalled before i
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -111,6 +112,12 @@ class Database(Reader, Protocol):
         """All rows of a long read (a CRL's entries, an audit), from one snapshot, without holding the event loop up.
 
         Raises `StorageError`.
+        """
+
+    def snapshot(self) -> AbstractAsyncContextManager[Reader]:
+        """Reads of one moment, whatever is written meanwhile and however long they take (`async with`).
+
+        For a copy of everything: what a commit did is seen whole or not at all. Writers do not wait for it. Raises `StorageError`.
         """
 
     async def close(self) -> None:

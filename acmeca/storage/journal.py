@@ -175,31 +175,57 @@ def segments(directory: Path) -> list[Segment]:
     return sorted(found, key=lambda segment: (segment.writer, segment.opened_at, segment.instance, segment.part))
 
 
-def read_segment(segment: Segment) -> Iterator[Commit]:
-    """The commits of a segment in the order in which they were written.
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something in a journal that cannot be read. `line` is 0 for the file as a whole."""
 
-    A last line that is cut short was never committed, and is left out. Anything else that cannot be read raises `JournalError`:
-    the file was damaged.
+    path: Path
+    line: int
+    detail: str
+
+    def __str__(self) -> str:
+        return f"line {self.line} of {self.path} {self.detail}" if self.line else f"{self.path} {self.detail}"
+
+
+def read_segment(segment: Segment) -> Iterator[Commit]:
+    """The commits of a segment in the order in which they were written; what is damaged raises `JournalError`."""
+    for found in scan_segment(segment):
+        if isinstance(found, Damage):
+            raise JournalError(str(found))
+        yield found
+
+
+def scan_segment(segment: Segment) -> Iterator[Commit | Damage]:
+    """The commits of a segment in the order in which they were written, and in their places what cannot be read.
+
+    A last line that is cut short was never committed, and is left out. Raises `JournalError` for a journal of another format.
     """
     try:
         with segment.path.open("rb") as file:
             for position, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     return  # a crash cut it: it was not durable, so nothing was committed after it
-                document = _parse(line)
-                if document is None:
-                    raise JournalError(f"line {position} of {segment.path} is damaged")
-                if position == 1:
-                    _require_header(document, segment)
-                else:
-                    yield _commit(document, segment)
+                yield from _read_line(line, position, segment)
     except OSError as error:
-        raise JournalError(f"{segment.path} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise JournalError(f"{segment.path} holds what acmeca never wrote there") from error
+        yield Damage(segment.path, 0, f"cannot be read: {error.strerror}")
 
 
-def _require_header(document: dict[str, Any], segment: Segment) -> None:
+def _read_line(line: bytes, position: int, segment: Segment) -> Iterator[Commit | Damage]:
+    try:
+        document = _parse(line)
+        if document is None:
+            yield Damage(segment.path, position, "is damaged")
+        elif "journal" in document:
+            _require_format(document, segment)
+            if position != 1 or (document["writer"], document["instance"]) != (segment.writer, segment.instance):
+                yield Damage(segment.path, position, "is the beginning of another journal")
+        else:
+            yield _commit(document, segment)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        yield Damage(segment.path, position, "holds what acmeca never wrote there")
+
+
+def _require_format(document: dict[str, Any], segment: Segment) -> None:
     if document.get("journal") != _FORMAT:
         raise JournalError(
             f"{segment.path} is a journal of format {document.get('journal')!r}, this program reads {_FORMAT}: "

@@ -15,8 +15,8 @@ still answer.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import coroutine
 from typing import Any, Final, Self, TypeAlias, TypeVar, cast
@@ -38,6 +38,7 @@ from acmeca.storage.postgres_session import (
     require_statement,
 )
 from acmeca.storage.postgres_url import PostgresUrl
+from acmeca.storage.postgres_whole import read_whole
 from acmeca.storage.schema import Step, read_steps
 
 T = TypeVar("T")
@@ -496,7 +497,11 @@ class _Readers:
 class PostgresDatabase:
     """A `Database` that several processes on several hosts share. Made by `open`."""
 
-    def __init__(self, queue: GroupCommit, writer: _Writer, readers: _Readers, scanners: _Readers) -> None:
+    def __init__(
+        self, queue: GroupCommit, writer: _Writer, readers: _Readers, scanners: _Readers, *, url: str, limits: Limits
+    ) -> None:
+        self._url = url
+        self._limits = limits
         self._queue = queue
         self._writer = writer
         self._readers = readers
@@ -569,7 +574,7 @@ class PostgresDatabase:
             name="acmeca-postgresql-writer",
             observer=observer,
         )
-        return cls(queue, writer, *pools)
+        return cls(queue, writer, *pools, url=url, limits=limits)
 
     async def fetch_one(self, sql: str, *args: Value) -> Row | None:
         rows = await self._readers.fetch(sql, args)
@@ -587,6 +592,13 @@ class PostgresDatabase:
 
     async def scan(self, sql: str, *args: Value) -> list[Row]:
         return await self._scanners.fetch(sql, args)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Reader]:
+        if self._closed:
+            raise StorageError("the database is closed")
+        async with read_whole(self._url, limits=self._limits) as reader:
+            yield reader
 
     async def close(self) -> None:
         async with self._close_lock:
