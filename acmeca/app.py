@@ -44,6 +44,7 @@ from acmeca.service.own_certificates import OwnCertificates
 from acmeca.service.probes import Disks, WriteWatch, in_thread
 from acmeca.service.readiness import Readiness
 from acmeca.service.requests import Nonces, Requests
+from acmeca.service.retention import Retention
 from acmeca.service.services import Services
 from acmeca.service.status import Status, StatusSettings
 from acmeca.storage import placement
@@ -392,6 +393,12 @@ async def _compose(
             certificates=certificates,
             own_certificates=own_certificates,
             status=status,
+            retention=Retention(
+                store,
+                orders=config.retention.orders,
+                certificates=config.retention.certificates,
+                ambient=ambient,
+            ),
         ),
         endpoints=endpoints,
         tls=tls,

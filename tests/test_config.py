@@ -497,6 +497,21 @@ def test_a_single_value_can_be_checked() -> None:
     assert "public" in str(mistake_in("policy", "allowed_names", ["*.com"]))
 
 
+@pytest.mark.parametrize(
+    ("value", "kept"), [("never", None), ("30d", timedelta(days=30)), ("3650d", timedelta(days=3650))]
+)
+def test_certificates_are_kept_for_ever_or_for_a_time(value: str, kept: timedelta | None) -> None:
+    assert mistake_in("retention", "certificates", value) is None
+    environment = {"ACMECA_RETENTION__CERTIFICATES": value}
+    assert load_config(REFERENCE, environment).retention.certificates == kept
+
+
+@pytest.mark.parametrize("value", ["29d", "3651d", "Never", "", 400, False, "90"])
+def test_certificates_are_not_kept_for_less(value: object) -> None:
+    """A CRL lives for up to 30 days: none is left that a forgotten certificate would have to be on."""
+    assert 'or "never"' in str(mistake_in("retention", "certificates", value))
+
+
 # --- the reference --------------------------------------------------------------------------------------------------
 
 REFERENCE = resources.find("conf") / "acmeca.toml"

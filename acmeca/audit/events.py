@@ -207,6 +207,23 @@ class CertificateRevoked(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificatesForgotten(Event):
+    """Retention deleted certificates that expired long ago, as configured: from now on they are unknown here.
+
+    `count` says how many, `revoked` how many of them had been revoked; they expired between the two moments, which are counted
+    in. What they were stands in the records of their issuance.
+    """
+
+    kind = "certificates.forgotten"
+    about = "last_not_after"
+
+    count: int
+    revoked: int
+    first_not_after: str
+    last_not_after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RevocationRefused(Event):
     """Somebody asked for a revocation and was refused. `serial_hex` is "unknown" for what is no certificate of ours."""
 

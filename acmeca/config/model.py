@@ -17,6 +17,7 @@ from acmeca.config.values import (
     ca_name_up_to,
     duration_between,
     format_duration,
+    never_or,
     parse_allowed_name,
     parse_base_url,
     parse_bool,
@@ -180,6 +181,16 @@ class StorageSection(_Section):
         return None if self.url.startswith("sqlite:") else PostgresUrl.parse(self.url)
 
 
+class RetentionSection(_Section):
+    """`[retention]`: for how long what has ended is kept."""
+
+    orders: Annotated[timedelta, _duration(timedelta(days=1), timedelta(days=3650))] = timedelta(days=30)
+    # CRLs and OCSP answers live for 30 days at the most: by then no copy of one is left that calls the certificate good.
+    certificates: Annotated[
+        timedelta | None, BeforeValidator(never_or(duration_between(timedelta(days=30), timedelta(days=3650))))
+    ] = None
+
+
 class Config(_Section):
     """The whole configuration."""
 
@@ -189,6 +200,7 @@ class Config(_Section):
     validation: ValidationSection = ValidationSection()
     status: StatusSection = StatusSection()
     storage: StorageSection = StorageSection()
+    retention: RetentionSection = RetentionSection()
 
     @property
     def urls(self) -> Urls:

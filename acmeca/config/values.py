@@ -22,6 +22,8 @@ _DURATION: Final = re.compile(r"([0-9]{1,10})([smhd])\Z")
 _SECONDS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _MAX_DURATION: Final = timedelta(days=36_500)  # beyond it dates overflow
 
+_NEVER: Final = "never"
+
 _ORIGIN: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)\Z", re.DOTALL)
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?\Z")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -74,6 +76,20 @@ def duration_between(low: timedelta, high: timedelta) -> Callable[[object], time
         return duration
 
     return parse
+
+
+def never_or(parse: Callable[[object], timedelta]) -> Callable[[object], timedelta | None]:
+    """A parser of what `parse` takes, or `never`, which is None."""
+
+    def parse_both(value: object) -> timedelta | None:
+        if value is None or value == _NEVER:
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ValueError(f'{error}; or "{_NEVER}"') from None
+
+    return parse_both
 
 
 # --- plain types --------------------------------------------------------------------------------------------------

@@ -32,6 +32,9 @@ from acmeca.storage.errors import StaleError
 from acmeca.storage.times import from_seconds, to_seconds
 
 _NOTED_REFUSALS: Final = 6
+_EXPIRED_AT_ONCE: Final = 200
+_CURSOR_DIGITS: Final = 12
+_NOWHERE: Final = (2**62, "")  # behind every order
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +124,20 @@ class Orders:
     async def page(self, account_id: str, *, cursor: str | None, limit: int) -> OrderPage:
         """Ids of an account's orders, oldest first; invalid ones are left out, as §7.1.2.1 asks.
 
-        A cursor is the id of the last order of the page before; one that is not the account's yields an empty page.
+        A cursor is a place in that order and not an order, which may have been deleted meanwhile (`retention.py`); one that
+        was not given out yields an empty page.
         """
+        created_at, order_id = _parse_cursor(cursor)
         rows = await self._database.fetch_all(
-            "SELECT o.id FROM orders o WHERE o.account_id = $1 AND o.status <> 'invalid'"
-            " AND ($2 = '' OR (o.created_at, o.id) >"
-            " (SELECT c.created_at, c.id FROM orders c WHERE c.id = $2 AND c.account_id = $1))"
-            " ORDER BY o.created_at, o.id LIMIT $3",
+            "SELECT id, created_at FROM orders WHERE account_id = $1 AND status <> 'invalid'"
+            " AND (created_at, id) > ($2, $3) ORDER BY created_at, id LIMIT $4",
             account_id,
-            cursor or "",
+            created_at,
+            order_id,
             limit + 1,
         )
         ids = tuple(row["id"] for row in rows[:limit])
-        return OrderPage(ids, ids[-1] if len(rows) > limit else None)
+        return OrderPage(ids, f"{rows[limit - 1]['created_at']}-{ids[-1]}" if len(rows) > limit else None)
 
     async def authorization(self, account_id: str, authorization_id: str) -> Authorization | None:
         row = await self._database.fetch_one(
@@ -286,23 +290,45 @@ class Orders:
         return moved
 
     async def expire(self, *, at: datetime) -> int:
-        """Turn what nobody finished in time into `invalid` orders and `expired` authorizations; returns how many orders."""
+        """Turn what nobody finished in time into `invalid` orders and `expired` authorizations; returns how many orders.
+
+        A few hundred in each write: after a standstill there may be many, and requests wait for the same writer.
+        """
         require_move(ORDER_MOVES, OrderStatus.PENDING, OrderStatus.INVALID)
         require_move(ORDER_MOVES, OrderStatus.READY, OrderStatus.INVALID)
 
-        async def body(tx: Transaction) -> int:
-            await tx.execute(
-                "UPDATE authorizations SET status = 'expired' WHERE status IN ('pending', 'valid') AND expires_at <= $1",
+        async def body(tx: Transaction) -> tuple[int, int]:
+            authorizations = await tx.execute(
+                "UPDATE authorizations SET status = 'expired' WHERE id IN (SELECT id FROM authorizations"
+                " WHERE status IN ('pending', 'valid') AND expires_at <= $1 ORDER BY expires_at LIMIT $2)",
                 to_seconds(at),
+                _EXPIRED_AT_ONCE,
             )
-            return await tx.execute(
-                "UPDATE orders SET status = 'invalid' WHERE status IN ('pending', 'ready') AND expires_at <= $1",
+            orders = await tx.execute(
+                "UPDATE orders SET status = 'invalid' WHERE id IN (SELECT id FROM orders"
+                " WHERE status IN ('pending', 'ready') AND expires_at <= $1 ORDER BY expires_at LIMIT $2)",
                 to_seconds(at),
+                _EXPIRED_AT_ONCE,
             )
+            return authorizations, orders
 
-        expired = await self._database.write(body)
-        self.on_invalid(expired)
-        return expired
+        total = 0
+        while True:
+            changed = await self._database.write(body)
+            self.on_invalid(changed[1])
+            total += changed[1]
+            if max(changed) < _EXPIRED_AT_ONCE:
+                return total
+
+
+def _parse_cursor(cursor: str | None) -> tuple[int, str]:
+    """The place that a cursor names: behind it the page begins."""
+    if cursor is None:
+        return -1, ""
+    created_at, _, order_id = cursor.partition("-")
+    if not (created_at.isascii() and created_at.isdecimal() and len(created_at) <= _CURSOR_DIGITS):
+        return _NOWHERE
+    return int(created_at), order_id
 
 
 _AUTHORIZATION = (

@@ -11,6 +11,7 @@ from acmeca.storage.database import Database, Transaction
 from acmeca.storage.issuers import Issuers
 from acmeca.storage.leases import Leases
 from acmeca.storage.orders import Orders
+from acmeca.storage.retention import Retention
 from acmeca.storage.writers import Writer, Writers
 
 
@@ -25,6 +26,7 @@ class Store:
         self.certificates = Certificates(database, writer=writer.name, instance=writer.instance)
         self.issuers = Issuers(database, writer=writer.name)
         self.crls = Crls(database, writer=writer.name)
+        self.retention = Retention(database, writer=writer.name)
         self.writers = Writers(database, writer=writer)
         self.leases = Leases(database, instance=writer.instance)
 
