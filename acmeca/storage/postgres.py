@@ -573,6 +573,7 @@ class PostgresDatabase:
             batch_limit=_BATCH_LIMIT,
             name="acmeca-postgresql-writer",
             observer=observer,
+            stuck=limits.patience + limits.answer,  # a failover is waited for, with all that has come meanwhile
         )
         return cls(queue, writer, *pools, url=url, limits=limits)
 
