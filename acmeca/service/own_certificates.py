@@ -87,6 +87,12 @@ class OwnCertificates:
         if self._is_new(path, kept):
             self._on_listener(path)
 
+    @property
+    def listener_not_after(self) -> datetime | None:
+        """When the listener's certificate ends; None before the first `refresh`."""
+        der = self._in_use.get(self._data_dir / LISTENER_FILE)
+        return None if der is None else x509.load_der_x509_certificate(der).not_valid_after_utc
+
     async def _refresh_responder(self, signer: SigningIssuer) -> None:
         path = self._data_dir / "keys" / f"{signer.id}.ocsp.pem"
         template = responder_template(f"OCSP responder {self._ambient.now():%Y-%m}")

@@ -65,7 +65,8 @@ class Segment:
 class Journal:
     """The journal of one process. Its calls block; they are made from one thread at a time.
 
-    `clock` says when a commit was made. The directory is made, for its owner alone, when it is not there.
+    `clock` says when a commit was made. The directory is made, for its owner alone, when it is not there; `JournalError` when
+    it cannot be.
     """
 
     def __init__(
@@ -85,6 +86,14 @@ class Journal:
         self._file: int | None = None
         self._length = 0
         self._part = 0
+        try:
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _sync_directory(directory.parent)
+        except OSError as error:
+            raise JournalError(
+                f"the directory of the journal, {directory}, cannot be made: {error.strerror}"
+            ) from error
 
     def append(self, number: int, entries: Sequence[Entry]) -> None:
         """Write one commit and wait until it is durable. Raises `JournalError`, and then nothing of it is there."""
@@ -123,9 +132,6 @@ class Journal:
 
     def _begin_segment(self) -> None:
         self.close()
-        if not self._directory.is_dir():
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync_directory(self._directory.parent)
         opened_at = to_seconds(self._clock())
         self._part += 1
         path = self._directory / f"{self._writer}@{opened_at:010d}-{self._instance}-{self._part:04d}.journal"
@@ -188,31 +194,57 @@ def segments(directory: Path) -> list[Segment]:
     )
 
 
-def read_segment(segment: Segment) -> Iterator[Commit]:
-    """The commits of a segment in the order in which they were written.
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something in a journal that cannot be read. `line` is 0 for the file as a whole."""
 
-    A last line that is cut short was never committed, and is left out. Anything else that cannot be read raises `JournalError`:
-    the file was damaged.
+    path: Path
+    line: int
+    detail: str
+
+    def __str__(self) -> str:
+        return f"line {self.line} of {self.path} {self.detail}" if self.line else f"{self.path} {self.detail}"
+
+
+def read_segment(segment: Segment) -> Iterator[Commit]:
+    """The commits of a segment in the order in which they were written; what is damaged raises `JournalError`."""
+    for found in scan_segment(segment):
+        if isinstance(found, Damage):
+            raise JournalError(str(found))
+        yield found
+
+
+def scan_segment(segment: Segment) -> Iterator[Commit | Damage]:
+    """The commits of a segment in the order in which they were written, and in their places what cannot be read.
+
+    A last line that is cut short was never committed, and is left out. Raises `JournalError` for a journal of another format.
     """
     try:
         with segment.path.open("rb") as file:
             for position, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     return  # a crash cut it: it was not durable, so nothing was committed after it
-                document = _parse(line)
-                if document is None:
-                    raise JournalError(f"line {position} of {segment.path} is damaged")
-                if position == 1:
-                    _require_header(document, segment)
-                else:
-                    yield _commit(document, segment)
+                yield from _read_line(line, position, segment)
     except OSError as error:
-        raise JournalError(f"{segment.path} cannot be read: {error.strerror}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise JournalError(f"{segment.path} holds what acmeca never wrote there") from error
+        yield Damage(segment.path, 0, f"cannot be read: {error.strerror}")
 
 
-def _require_header(document: dict[str, Any], segment: Segment) -> None:
+def _read_line(line: bytes, position: int, segment: Segment) -> Iterator[Commit | Damage]:
+    try:
+        document = _parse(line)
+        if document is None:
+            yield Damage(segment.path, position, "is damaged")
+        elif "journal" in document:
+            _require_format(document, segment)
+            if position != 1 or (document["writer"], document["instance"]) != (segment.writer, segment.instance):
+                yield Damage(segment.path, position, "is the beginning of another journal")
+        else:
+            yield _commit(document, segment)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        yield Damage(segment.path, position, "holds what acmeca never wrote there")
+
+
+def _require_format(document: dict[str, Any], segment: Segment) -> None:
     if document.get("journal") != _FORMAT:
         raise JournalError(
             f"{segment.path} is a journal of format {document.get('journal')!r}, this program reads {_FORMAT}: "

@@ -18,9 +18,9 @@ import os
 import re
 import sqlite3
 import stat
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -29,9 +29,10 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import aiosqlite
 
-from acmeca.storage.database import Entry, Row, Seal, Transaction, Value
+from acmeca.storage.database import Entry, Reader, Row, Seal, Transaction, Value
 from acmeca.storage.errors import NotUniqueError, StorageError
 from acmeca.storage.group_commit import Body, GroupCommit, Outcome
+from acmeca.storage.observation import CommitObserver
 from acmeca.storage.schema import Step, migrate, read_steps
 
 T = TypeVar("T")
@@ -369,6 +370,7 @@ class SqliteDatabase:
         path: Path,
         *,
         seal: Seal | None = None,
+        observer: CommitObserver | None = None,
         steps: Sequence[Step] | None = None,
         busy_timeout: float = _BUSY_TIMEOUT,
         queue_limit: int = _QUEUE_LIMIT,
@@ -377,7 +379,7 @@ class SqliteDatabase:
     ) -> Self:
         """Open the database, made with mode 0600 when it is not there, and bring its schema up to date.
 
-        `seal` numbers and journals the commits; `steps` are the program's own unless given; `busy_timeout` is how many
+        `seal` numbers and journals the commits, `observer` is told of them; `steps` are the program's own unless given; `busy_timeout` is how many
         seconds a commit waits for another program (a backup, a shell); `queue_limit` is how many writes may wait; `stuck` is
         after how many seconds a commit counts as stuck, and `log_bytes` how long the log may grow. Raises `StorageError`.
         """
@@ -411,7 +413,12 @@ class SqliteDatabase:
             raise
         writer = _Writer(connection, _Committer(opened[0], seal, turns), path=path, log_bytes=log_bytes)
         queue = GroupCommit(
-            writer.commit, queue_limit=queue_limit, batch_limit=queue_limit, name="acmeca-sqlite-writer", stuck=stuck
+            writer.commit,
+            queue_limit=queue_limit,
+            batch_limit=queue_limit,
+            name="acmeca-sqlite-writer",
+            observer=observer,
+            stuck=stuck,
         )
         return cls(path, queue, writer, reader, turns=turns)
 
@@ -422,6 +429,10 @@ class SqliteDatabase:
     async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
         return _run(self._reader, sql, args)[0]
 
+    @property
+    def waiting_writes(self) -> int:
+        return self._queue.waiting
+
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         return cast("T", await self._queue.write(body))
 
@@ -429,6 +440,13 @@ class SqliteDatabase:
         if self._closed:
             raise StorageError("the database is closed")
         return await asyncio.get_running_loop().run_in_executor(self._scans, _scan, self._path, sql, args)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Reader]:
+        if self._closed:
+            raise StorageError("the database is closed")
+        async with read_snapshot(self._path) as reader:
+            yield reader
 
     async def close(self) -> None:
         async with self._close_lock:
@@ -489,3 +507,69 @@ def _scan(path: Path, sql: str, args: Sequence[Value]) -> list[Row]:
         raise _storage_error(error) from error
     with closing(connection):
         return _run(connection, sql, args)[0]
+
+
+# --- one moment of it ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that sees one moment of a database, beside its writers or without any, and writes nothing.
+
+    The log is not emptied as long as it lasts; the next commits after it do that. It is opened as a writer would open it, for a
+    reader of a file that nobody has open yet could not keep one away that comes later. Raises `StorageError`.
+    """
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=_BUSY_TIMEOUT,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+    except sqlite3.Error as error:
+        raise _storage_error(error) from error
+    with closing(connection):
+        try:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("BEGIN")
+            connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()  # from here on nothing changes
+        except sqlite3.Error as error:
+            raise _storage_error(error) from error
+        yield connection
+
+
+@asynccontextmanager
+async def read_snapshot(path: Path) -> AsyncIterator["SnapshotReader"]:
+    """The same as a `Reader`, in a thread of its own."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="acmeca-snapshot") as thread:
+        loop = asyncio.get_running_loop()
+        context = open_snapshot(path)
+        connection = await loop.run_in_executor(thread, context.__enter__)
+        try:
+            version = await loop.run_in_executor(thread, _schema_version, connection)
+            connection.row_factory = sqlite3.Row
+            yield SnapshotReader(connection, thread, version)
+        finally:
+            await loop.run_in_executor(thread, context.__exit__, None, None, None)
+
+
+def _schema_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReader:
+    """A `Reader` of one moment; `version` is the schema's."""
+
+    connection: sqlite3.Connection
+    thread: ThreadPoolExecutor
+    version: int
+
+    async def fetch_one(self, sql: str, *args: Value) -> Row | None:
+        rows = await self.fetch_all(sql, *args)
+        return rows[0] if rows else None
+
+    async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
+        found = await asyncio.get_running_loop().run_in_executor(self.thread, _run, self.connection, sql, args)
+        return found[0]

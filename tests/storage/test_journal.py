@@ -78,9 +78,9 @@ class TestAppend:
         ]
 
     def test_no_file_without_an_entry(self, directory: Path) -> None:
-        journal(directory).close()
-        assert not directory.exists()
         assert segments(directory) == []
+        journal(directory).close()
+        assert files(directory) == []
 
     def test_for_its_owner_alone(self, directory: Path) -> None:
         """What stands in it is no secret, but whoever could write to it could invent revocations."""
@@ -207,7 +207,7 @@ class TestSegments:
         assert (segment.writer, segment.instance, segment.opened_at, segment.part) == (writer, instance, AT, 1)
 
     def test_other_files_are_none(self, directory: Path) -> None:
-        directory.mkdir()
+        journal(directory)
         for name in ("notes.txt", "a@1-b-1.journal", "node@0000000001-i-0001.journal.gz", ".journal"):
             (directory / name).write_text("x")
         assert segments(directory) == []
@@ -345,10 +345,16 @@ class TestTrouble:
 
     def test_a_directory_that_is_a_file(self, directory: Path) -> None:
         directory.write_text("")
+        with pytest.raises(JournalError, match="cannot be made"):
+            journal(directory)
+
+    def test_a_directory_that_goes_away_and_comes_back(self, directory: Path) -> None:
+        """A file system of its own, unmounted for a while."""
         writing = journal(directory)
+        directory.rmdir()
         with pytest.raises(JournalError, match="cannot be written"):
             writing.append(1, [REVOCATION])
-        directory.unlink()
+        directory.mkdir()
         writing.append(2, [REVOCATION])
         assert [commit.number for commit in commits(directory)] == [2]
 
@@ -377,7 +383,6 @@ class TestTrouble:
         def fail(*_: object) -> int:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-        directory.mkdir()
         writing = journal(directory)
         with monkeypatch.context() as patch:
             patch.setattr(os, call, fail)
