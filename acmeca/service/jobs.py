@@ -95,7 +95,10 @@ class Jobs:
         except FencedError:
             self.fenced.set()
             raise
+        had_duties = self._leadership.lease is not None
         await self._leadership.campaign()
+        if self._leadership.lease is not None and not had_duties:
+            self._status.crl_due.set()  # the one before us may have left revocations (RULES §5: "within a minute")
 
     async def _sweep(self) -> None:
         await self._finish_unfinished()

@@ -154,9 +154,7 @@ class Status:
 
     async def _follow(self) -> None:
         last = await self._store.certificates.last_revocation()
-        if self._followed is None:  # nothing is kept yet that could be out of date
-            self._followed = last
-        elif last - self._followed > _FOLLOWED_ONE_BY_ONE:
+        if self._followed is None or last - self._followed > _FOLLOWED_ONE_BY_ONE:
             self._generation += 1
             self._answers.clear()
             self._followed = last
@@ -339,7 +337,7 @@ class Status:
         except StaleError:  # a newer one, which holds all that this one does, was published, or the lease was lost
             self._crls.pop(issuer_id, None)
             return await self.crl(issuer_id)
-        self._crls[issuer_id] = crl
+        self.use_crl(crl)
         log.info("published CRL %d of issuer %s with %d entries", crl.number, issuer_id, crl.entries)
         return crl
 

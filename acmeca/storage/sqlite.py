@@ -44,6 +44,7 @@ _CACHED_STATEMENTS: Final = 512
 _SCANS: Final = 2  # long reads at a time
 _LOG_BYTES: Final = 64 << 20  # the log is cut to this after a checkpoint, should a long scan have let it grow
 _LOG_LOOK: Final = 256  # commits between two looks at the log's size
+_LOG_PATIENCE: Final = 100  # milliseconds for which the emptying of the log waits for a reader, and all writers with it
 
 _WRITER_PRAGMAS: Final = (
     "PRAGMA synchronous = FULL",  # WAL with NORMAL loses acknowledged writes with the power
@@ -205,11 +206,19 @@ class _Committer:
 
     def commit(self, bodies: Sequence[Body]) -> list[Outcome]:
         """Run all bodies in one transaction. When this raises, none of them is kept."""
-        fcntl.flock(self.turns, fcntl.LOCK_EX)
-        try:
+        with _turn(self.turns):
             return self._commit(bodies)
-        finally:
-            fcntl.flock(self.turns, fcntl.LOCK_UN)
+
+    def empty_log(self) -> None:
+        """Copy the log into the database and cut it to nothing, unless a reader is at it for long."""
+        connection = self.connection
+        (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        with _turn(self.turns):
+            connection.execute(f"PRAGMA busy_timeout = {_LOG_PATIENCE}").fetchall()
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {patience}").fetchall()
 
     def _commit(self, bodies: Sequence[Body]) -> list[Outcome]:
         connection = self.connection
@@ -236,6 +245,16 @@ class _Committer:
                 self.seal.withdraw(journalled)
             raise
         return outcomes
+
+
+@contextmanager
+def _turn(turns: int) -> Iterator[None]:
+    """Rule 6."""
+    fcntl.flock(turns, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(turns, fcntl.LOCK_UN)
 
 
 def _may_be_kept(connection: sqlite3.Connection, error: BaseException) -> bool:
@@ -293,10 +312,11 @@ async def _run_in_thread(connection: aiosqlite.Connection, work: Callable[[], T]
 class _Writer:
     """Commits in the connection's thread, one hop for all that waits."""
 
-    def __init__(self, connection: aiosqlite.Connection, committer: _Committer, *, path: Path) -> None:
+    def __init__(self, connection: aiosqlite.Connection, committer: _Committer, *, path: Path, log_bytes: int) -> None:
         self._connection = connection
         self._committer = committer  # used in the connection's thread alone
         self._log_path = path.with_name(path.name + "-wal")
+        self._log_bytes = log_bytes
         self._commits = 0
 
     async def commit(self, bodies: Sequence[Body]) -> list[Outcome]:
@@ -313,7 +333,7 @@ class _Writer:
         """Empty the log into the database, end the thread."""
         # A checkpoint that fails loses nothing: the log is read when the database is opened next.
         with suppress(sqlite3.Error):
-            await self._checkpoint()
+            await _run_in_thread(self._connection, self._committer.empty_log)
         await self._connection.close()
 
     async def _bound_log(self) -> None:
@@ -322,12 +342,8 @@ class _Writer:
         if self._commits % _LOG_LOOK:
             return
         with suppress(OSError, sqlite3.Error):
-            if self._log_path.stat().st_size > _LOG_BYTES:
-                await self._checkpoint()
-
-    async def _checkpoint(self) -> None:
-        checkpoint = partial(self._committer.connection.execute, "PRAGMA wal_checkpoint(TRUNCATE)")
-        await _run_in_thread(self._connection, checkpoint)
+            if self._log_path.stat().st_size > self._log_bytes:
+                await _run_in_thread(self._connection, self._committer.empty_log)
 
 
 # --- the database -------------------------------------------------------------------------------------------------
@@ -359,12 +375,13 @@ class SqliteDatabase:
         busy_timeout: float = _BUSY_TIMEOUT,
         queue_limit: int = _QUEUE_LIMIT,
         stuck: float = 10.0,
+        log_bytes: int = _LOG_BYTES,
     ) -> Self:
         """Open the database, made with mode 0600 when it is not there, and bring its schema up to date.
 
         `seal` numbers and journals the commits, `observer` is told of them; `steps` are the program's own unless given; `busy_timeout` is how many
         seconds a commit waits for another program (a backup, a shell); `queue_limit` is how many writes may wait; `stuck` is
-        after how many seconds a commit counts as stuck. Raises `StorageError`.
+        after how many seconds a commit counts as stuck, and `log_bytes` how long the log may grow. Raises `StorageError`.
         """
         _require_private(path)
         turns_path = path.with_name(path.name + "-turns")
@@ -394,7 +411,7 @@ class SqliteDatabase:
             if isinstance(error, sqlite3.Error):
                 raise _storage_error(error) from error
             raise
-        writer = _Writer(connection, _Committer(opened[0], seal, turns), path=path)
+        writer = _Writer(connection, _Committer(opened[0], seal, turns), path=path, log_bytes=log_bytes)
         queue = GroupCommit(
             writer.commit,
             queue_limit=queue_limit,
