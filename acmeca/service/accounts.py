@@ -1,8 +1,8 @@
 """Accounts: newAccount, update and deactivation (RFC 8555 §7.3), and who is behind a `kid`."""
 
 import hashlib
-from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from acmeca import audit
@@ -17,7 +17,7 @@ from acmeca.service.ambient import Ambient
 from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.store import Store
 
-_REMEMBERED: Final = 10_000  # accounts whose parsed keys are kept in memory, some 2 KiB each
+_KEPT_KEYS: Final = 10_000  # parsed, some 2 KiB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +32,23 @@ class KnownAccount:
 class Accounts:
     """The accounts of this server.
 
-    Accounts are kept in memory as they are used: this process is the only one that writes, so what it remembers is true
-    as long as each of its own writes passes through here.
+    An account is read afresh for each request, so that what any process did to it holds everywhere at once; only its key,
+    which is costly to parse and changes with its text, is kept.
     """
 
     def __init__(self, store: Store, *, ambient: Ambient, weak_keys: frozenset[bytes] = frozenset()) -> None:
         self._store = store
         self._weak_keys = weak_keys
         self._ambient = ambient
-        self._remembered: OrderedDict[str, KnownAccount] = OrderedDict()
+        self._load_key = lru_cache(maxsize=_KEPT_KEYS)(load_jwk)
 
     async def known(self, account_id: str) -> KnownAccount | None:
         """The account of this id, of whatever status, or None."""
-        known = self._remembered.get(account_id)
-        if known is not None:
-            self._remembered.move_to_end(account_id)
-            return known
-        account = await self._store.accounts.by_id(account_id)
-        if account is None:
+        found = await self._store.accounts.with_block(account_id)
+        if found is None:
             return None
-        return await self._remember(account)
+        account, is_blocked = found
+        return KnownAccount(account, self._load_key(account.jwk), is_blocked)
 
     async def new_account(self, key: PublicKey, payload: bytes) -> tuple[Account, bool]:
         """§7.3: the account of this key, and whether it is new. A key that is refused is in the audit.
@@ -117,21 +114,7 @@ class Accounts:
                 account = await self._store.accounts.replace_contact(account.id, request.contact, at=now)
         except StaleError:
             raise Problem(ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile", status=401) from None
-        finally:
-            self._remembered.pop(account.id, None)
         return account
-
-    def forget_all(self) -> None:
-        """Read every account afresh: a key was blocked."""
-        self._remembered.clear()
-
-    async def _remember(self, account: Account) -> KnownAccount:
-        blocked = await self._store.certificates.is_blocked(account.thumbprint)
-        known = KnownAccount(account, load_jwk(account.jwk), blocked)
-        self._remembered[account.id] = known
-        if len(self._remembered) > _REMEMBERED:
-            self._remembered.popitem(last=False)
-        return known
 
 
 def _require_valid(account: Account) -> Account:

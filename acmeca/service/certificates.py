@@ -3,7 +3,8 @@
 Rule 1: nothing is signed that was not prepared, linted and durably recorded; this module is the one place that redeems a
 prepared certificate.
 Rule 2: what was recorded and not signed, because a process died or a key failed, is finished or its order is failed by
-`finish_unfinished`; the to-be-signed bytes are never made a second time.
+`finish_unfinished`; the to-be-signed bytes are never made a second time. What an instance recorded is its own to sign as long
+as it lives.
 Rule 3: names are asked about at the order and again here, right before signing, every one of them.
 """
 
@@ -22,6 +23,7 @@ from acmeca.acme.jwk import thumbprint
 from acmeca.acme.objects import Account, Order
 from acmeca.acme.payloads import Revocation
 from acmeca.acme.problem import Problem, ProblemType, join_problems
+from acmeca.acme.states import OrderStatus
 from acmeca.errors import Conflict, NotFound
 from acmeca.pki.csr import CertificateRequest, parse_csr
 from acmeca.pki.errors import CsrError, IssuanceError, IssuerNotValidError, LintError, PkiError
@@ -33,14 +35,15 @@ from acmeca.pki.template import Template
 from acmeca.policy.keys import check_key
 from acmeca.policy.names import NamePolicy
 from acmeca.policy.profiles import SERVER, server_template
-from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
 from acmeca.service.issuers import Issuers, SigningIssuer, to_pem
+from acmeca.service.observation import Observer
 from acmeca.service.requests import AccountRequest, KeyRequest
 from acmeca.service.status import Status, format_serial
 from acmeca.storage.certificates import KEY_COMPROMISE, Certificate, Search
 from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.store import Store
+from acmeca.storage.writers import Others
 
 log = logging.getLogger(__name__)
 
@@ -65,22 +68,24 @@ class Certificates:
         self,
         store: Store,
         *,
+        others: Others,
         issuers: Issuers,
-        accounts: Accounts,
         status: Status,
         names: NamePolicy,
         lifetime: timedelta,
         ambient: Ambient,
+        observer: Observer,
         weak_keys: frozenset[bytes] = frozenset(),
     ) -> None:
         self._store = store
+        self._others = others
         self._weak_keys = weak_keys
         self._issuers = issuers
-        self._accounts = accounts
         self._status = status
         self._names = names
         self._server = server_template(lifetime)
         self._ambient = ambient
+        self._observer = observer
         self._signing: set[str] = set()
 
     # --- issuance -----------------------------------------------------------------------------------------------
@@ -93,6 +98,7 @@ class Certificates:
         claimed, in one durable transaction. Step 5: it is signed and the order made valid with it. When step 5 fails, the
         result is None; the order stays `processing` and `finish_unfinished` takes it up.
         """
+        started = self._ambient.uptime()
         try:
             signer, prepared, certificate = await self._claim(account, order, csr_der)
         except Problem as problem:
@@ -103,10 +109,13 @@ class Certificates:
             raise
         # Step 5
         try:
-            return await self._complete(signer, prepared, certificate)
+            signed = await self._complete(signer, prepared, certificate)
         except Exception:  # whatever a token or a disk raises: the record stands, and the order is finished later
             log.exception("order %s: recorded as %s and not signed yet", order.id, certificate.serial)
             return None
+        else:
+            self._observer.finalized(self._ambient.uptime() - started)
+            return signed
         finally:
             self._signing.discard(certificate.id)
 
@@ -165,11 +174,17 @@ class Certificates:
         await self._record(certificate, public_key)
         return await self._complete(signer, prepared, certificate)
 
-    async def finish_unfinished(self) -> int:
-        """Sign what was recorded and never signed, or fail its order; returns how many orders moved."""
+    async def finish_unfinished(self, *, adopt: bool = True) -> int:
+        """Sign what was recorded and never signed, or fail its order; returns how many orders moved.
+
+        Without `adopt` only what this instance recorded itself, and not what others left that are gone.
+        """
         moved = 0
-        for certificate in await self._store.certificates.unfinished():
-            if certificate.id in self._signing:
+        unfinished = await self._store.certificates.unfinished()
+        living = await self._others.living() if unfinished else frozenset()
+        for certificate in unfinished:
+            is_own = certificate.recorded_by == self._store.writer.instance
+            if certificate.id in self._signing or not (is_own or (adopt and certificate.recorded_by not in living)):
                 continue
             try:
                 await self._finish(certificate)
@@ -181,14 +196,13 @@ class Certificates:
         return moved
 
     async def _finish(self, certificate: Certificate) -> None:
-        now = self._ambient.now()
         signer = self._issuers.signer(certificate.issuer_id)
         problem = await self._reason_to_abandon(certificate)
         if problem is not None or signer is None or certificate.profile != SERVER:
             problem = problem or Problem(
                 ProblemType.SERVER_INTERNAL, "the issuer that was to sign is gone; order again"
             )
-            await self._store.certificates.abandon(certificate, problem, at=now)
+            await self._abandon(certificate, problem)
             return
         try:
             prepared = _restore(signer, self._server, certificate)
@@ -197,10 +211,14 @@ class Certificates:
                 ProblemType.SERVER_INTERNAL, "the profile changed while the certificate was made; order again"
             )
             log.warning("certificate %s is not finished: %s", certificate.serial, error)
-            await self._store.certificates.abandon(certificate, problem, at=now)
+            await self._abandon(certificate, problem)
             return
         await self._complete(signer, prepared, certificate)
         log.info("finished certificate %s, which a stopped process had left", certificate.serial)
+
+    async def _abandon(self, certificate: Certificate, problem: Problem) -> None:
+        await self._store.certificates.abandon(certificate, problem, at=self._ambient.now())
+        self._observer.orders_closed(OrderStatus.INVALID)
 
     async def _reason_to_abandon(self, certificate: Certificate) -> Problem | None:
         """Whatever changed between the record and now that forbids the signature."""
@@ -262,6 +280,9 @@ class Certificates:
         await self._store.certificates.complete(
             certificate, signature, sha256=hashlib.sha256(signed.der).hexdigest(), at=now
         )
+        self._observer.issued(certificate.profile)
+        if certificate.order_id is not None:
+            self._observer.orders_closed(OrderStatus.VALID)
         return signed
 
     # --- finding ------------------------------------------------------------------------------------------------
@@ -346,8 +367,7 @@ class Certificates:
             at=self._ambient.now(),
         )
         self._status.forget(certificate.issuer_id, int(certificate.serial, 16))
-        if reason == KEY_COMPROMISE:
-            self._accounts.forget_all()
+        self._observer.revoked(reason)
         log.info("revoked certificate %s, reason %s, by %s (%s)", certificate.serial, reason, actor, how)
         return revoked
 

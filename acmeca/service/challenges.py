@@ -1,6 +1,7 @@
 """Challenges: begin a validation, judge what was seen, roll authorization and order up (RFC 8555 §7.5, §8).
 
-Rule 1: a validation is a durable job before it is work, so that a restart takes it up again.
+Rule 1: a validation is a durable job before it is work, so that a restart takes it up again, or another instance does when
+the one that had it in hand is gone.
 Rule 2: one validation per challenge at a time, a bounded number per account, none longer than 30 s; accounts take turns.
 How many go to one target at once is the dialler's to bound: it alone knows the address (`validation/http01.py`).
 Rule 3: control is observed by `validation/`, judged by `acme/challenges.py`, and recorded here.
@@ -19,9 +20,11 @@ from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
 from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
+from acmeca.service.observation import Observer
 from acmeca.service.turns import Turns
 from acmeca.storage.errors import StaleError
 from acmeca.storage.store import Store
+from acmeca.storage.writers import Others
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +47,22 @@ class Validator(Protocol):
 class Challenges:
     """The authorizations of this server and the validations under way."""
 
-    def __init__(self, store: Store, *, accounts: Accounts, validator: Validator, ambient: Ambient) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        others: Others,
+        accounts: Accounts,
+        validator: Validator,
+        ambient: Ambient,
+        observer: Observer,
+    ) -> None:
         self._store = store
+        self._others = others
         self._accounts = accounts
         self._validator = validator
         self._ambient = ambient
+        self._observer = observer
         self._running: dict[str, asyncio.Task[Authorization | None]] = {}
         self._unfinished: Counter[str] = Counter()  # by account
         self._turns = Turns(at_once=_AT_ONCE, per_owner=_PER_ACCOUNT)
@@ -112,13 +126,17 @@ class Challenges:
     async def resume(self) -> int:
         """Take up the validations that a stopped process left; returns how many were started."""
         started = 0
-        for job in await self._store.orders.validation_jobs(limit=_RESUMED_AT_ONCE):
-            if job.authorization.id in self._running:
+        jobs = await self._store.orders.validation_jobs(limit=_RESUMED_AT_ONCE)
+        living = await self._others.living() if jobs else frozenset()
+        for job in jobs:
+            if job.authorization.id in self._running or job.instance in living:
                 continue
             if job.challenge.status is not ChallengeStatus.PROCESSING or (
                 job.authorization.status is not AuthorizationStatus.PENDING
             ):
                 await self._store.orders.drop_validation_job(job.authorization.id)
+                continue
+            if job.instance != self._store.writer.instance and not await self._store.orders.adopt_validation(job):
                 continue
             self._start(job.authorization, job.challenge.type)
             started += 1
@@ -155,20 +173,26 @@ class Challenges:
         known = await self._accounts.known(authorization.account_id)
         if challenge is None or known is None:
             return None
+        started, outcome = self._ambient.uptime(), "unfinished"
+        judged: Authorization | None = None
         try:
             async with self._turns.turn(authorization.account_id):
+                started = self._ambient.uptime()  # the wait for the turn is not the peer's
                 async with asyncio.timeout(_SECONDS):
                     observation = await self._validator.observe(authorization.identifier, challenge.token)
             expected = key_authorization(challenge.token, known.key.thumbprint)
             problem = judge_http01(observation, expected=expected)
-            return await self._store.orders.record_outcome(
+            judged = await self._store.orders.record_outcome(
                 authorization, type_, problem=problem, evidence=_evidence(observation, problem), at=self._ambient.now()
             )
+            outcome = "valid" if problem is None else problem.type.value
         except StaleError:
+            outcome = "overtaken"
             log.info("authorization %s was given up while it was validated", authorization.id)
         except Exception:  # no doing of the peer's, so it decides nothing: the job stays
             log.exception("validation of %s cannot be finished now; it is tried again", authorization.identifier)
-        return None
+        self._observer.validated(type_, outcome, self._ambient.uptime() - started)
+        return judged
 
 
 def _evidence(observation: Http01Observation, problem: Problem | None) -> str:

@@ -2,6 +2,8 @@
 
 Rule 1: each lies with its key in one file of mode 0600 and is replaced as a whole; a start that finds a fresh one uses it.
 Rule 2: a certificate is renewed when two thirds of its life are over, with a new key.
+Rule 3: workers of one data directory share these files. Whoever finds one due renews it under a lock, and the others take it up
+at their next look.
 """
 
 import ipaddress
@@ -26,10 +28,12 @@ from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
 from acmeca.service.issuers import Issuers, SigningIssuer
 from acmeca.service.status import Status, format_serial
+from acmeca.storage.lock import FileTurn
 
 log = logging.getLogger(__name__)
 
 LISTENER_FILE: Final = "listener.pem"
+_TURNS_FILE: Final = "own-certificates.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,12 @@ class OwnCertificates:
         if self._is_new(path, kept):
             self._on_listener(path)
 
+    @property
+    def listener_not_after(self) -> datetime | None:
+        """When the listener's certificate ends; None before the first `refresh`."""
+        der = self._in_use.get(self._data_dir / LISTENER_FILE)
+        return None if der is None else x509.load_der_x509_certificate(der).not_valid_after_utc
+
     async def _refresh_responder(self, signer: SigningIssuer) -> None:
         path = self._data_dir / "keys" / f"{signer.id}.ocsp.pem"
         template = responder_template(f"OCSP responder {self._ambient.now():%Y-%m}")
@@ -102,6 +112,17 @@ class OwnCertificates:
         self, path: Path, template: Template, names: tuple[Identifier, ...], signer: SigningIssuer
     ) -> _Kept:
         """What lies at `path` while it is fresh, else a new one; the old one as long as it lives and no new one can be had."""
+        now = self._ambient.now()
+        kept = _load(path)
+        if kept is not None and kept.is_fresh(now) and await self._is_ours(kept, template, names, signer):
+            return kept
+        async with FileTurn(self._data_dir / _TURNS_FILE):
+            return await self._fresh_in_turn(path, template, names, signer)
+
+    async def _fresh_in_turn(
+        self, path: Path, template: Template, names: tuple[Identifier, ...], signer: SigningIssuer
+    ) -> _Kept:
+        """Rule 3: looked at once more, for another worker may have been here first."""
         now = self._ambient.now()
         kept = _load(path)
         is_ours = kept is not None and await self._is_ours(kept, template, names, signer)

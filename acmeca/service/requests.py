@@ -5,15 +5,25 @@ Rule 2: a nonce is spent after the signature was verified and before anything ch
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from acmeca.acme import jws
 from acmeca.acme.jwk import PublicKey
-from acmeca.acme.nonces import Nonces
 from acmeca.acme.objects import Account
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AccountStatus
 from acmeca.service.accounts import Accounts
 from acmeca.urls import Urls
+
+
+class Nonces(Protocol):
+    """Mints and redeems for every process that clients may reach: what one minted is good at each, once in all."""
+
+    async def mint(self) -> str:
+        """A fresh nonce (§6.5)."""
+
+    async def redeem(self, nonce: str) -> bool:
+        """True the first time for a nonce of ours that is recent enough; False ever after and for all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,7 @@ class Requests:
             raise Problem(
                 ProblemType.MALFORMED, 'newAccount takes requests with the key in them: send "jwk", not "kid"'
             )
-        return self._key_request(request, request.jwk)
+        return await self._key_request(request, request.jwk)
 
     async def by_account_or_key(self, body: bytes, *, url: str) -> AccountRequest | KeyRequest:
         """A request of either form (§7.6)."""
@@ -65,7 +75,7 @@ class Requests:
             return await self._account_request(request, request.kid)
         if request.jwk is None:  # parse lets exactly one of the two through
             raise Problem(ProblemType.MALFORMED, 'the protected header needs either "kid" or "jwk"')
-        return self._key_request(request, request.jwk)
+        return await self._key_request(request, request.jwk)
 
     async def _account_request(self, request: jws.UnverifiedRequest, kid: str) -> AccountRequest:
         # RULES §1, step 5: "kid must equal the account URL we gave, character for character".
@@ -77,7 +87,7 @@ class Requests:
                 ProblemType.ACCOUNT_DOES_NOT_EXIST, 'no account has the URL in "kid"; register with newAccount first'
             )
         verified = jws.verify(request, known.key)
-        self._redeem(request)
+        await self._redeem(request)
         if known.account.status is not AccountStatus.VALID:
             # §7.3.6: "the server MUST reject requests … authorized by that account's key … with … unauthorized"
             detail = f"the account is {known.account.status.value} and can do nothing any more"
@@ -89,12 +99,12 @@ class Requests:
             raise Problem(ProblemType.UNAUTHORIZED, detail)
         return AccountRequest(known.account, verified.payload)
 
-    def _key_request(self, request: jws.UnverifiedRequest, key: PublicKey) -> KeyRequest:
+    async def _key_request(self, request: jws.UnverifiedRequest, key: PublicKey) -> KeyRequest:
         verified = jws.verify(request, key)
-        self._redeem(request)
+        await self._redeem(request)
         return KeyRequest(key, verified.payload)
 
-    def _redeem(self, request: jws.UnverifiedRequest) -> None:
-        if not self._nonces.redeem(request.nonce):
+    async def _redeem(self, request: jws.UnverifiedRequest) -> None:
+        if not await self._nonces.redeem(request.nonce):
             # §6.5: "the server MUST include a Replay-Nonce" with this answer; web/middleware.py does on all of them.
             raise Problem(ProblemType.BAD_NONCE, "the nonce was used before or is not ours; repeat with a fresh one")

@@ -85,7 +85,7 @@ class RootCrls:
             if crl_der != signing.assemble_signed(tbs, root.signature_algorithm_der, signature):
                 raise self._refused(root, number, "its content is another than that of the draft")
             # Step 5
-            crl = await self._store.crls.publish(draft, crl_der, at=now, actor=actor)
+            crl = await self._store.crls.publish(draft, crl_der, at=now, actor=actor, is_root=True)
         except StaleError as error:
             raise Conflict(f"nothing was published: {error}; the newest one stays, see: acmeca crl") from None
         self._status.use_crl(crl)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from acmeca.acme.nonces import Nonces
 from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
@@ -10,7 +9,7 @@ from acmeca.service.challenges import Challenges
 from acmeca.service.issuers import Issuers
 from acmeca.service.orders import Orders
 from acmeca.service.readiness import Readiness
-from acmeca.service.requests import Requests
+from acmeca.service.requests import Nonces, Requests
 from acmeca.service.status import Status
 from acmeca.urls import Urls
 

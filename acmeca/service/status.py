@@ -4,12 +4,14 @@ Rule 1: an answer is signed when it is first asked for and kept until half of it
 step that learns of the revocation, before the next request is read.
 Rule 2: an answer is never "good" for a serial that we did not record and sign (RULES §5).
 Rule 3: a CRL takes its number and fixes its content before it is signed (`storage/crls.py`).
+Rule 4: what another process revoked or published is seen by the numbers that moved (`follow`, several times a second).
 """
 
 import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -38,9 +40,11 @@ from acmeca.pki.ocsp import (
 )
 from acmeca.service.ambient import Ambient
 from acmeca.service.issuers import Issuers, SigningIssuer
+from acmeca.service.observation import Observer
 from acmeca.storage.certificates import SerialStatus
 from acmeca.storage.crls import Crl, CrlDraft
 from acmeca.storage.errors import StaleError
+from acmeca.storage.leases import Lease
 from acmeca.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -49,6 +53,7 @@ _KEPT_ANSWERS: Final = 100_000  # serials of ours, some 1.5 KiB each
 _KEPT_ENCODINGS: Final = 8
 _KEPT_REQUESTS: Final = 100_000  # each about a certificate of ours by its issuer and hashes, some 0.5 KiB
 _KEPT_REQUEST_BYTES: Final = 256  # what ordinary clients send takes less than 150
+_FOLLOWED_ONE_BY_ONE: Final = 10_000  # revocations at a time; of more, all answers are dropped
 _MAX_AGE: Final = timedelta(minutes=5)  # how long a cache may hold an answer (DESIGN §6)
 
 
@@ -67,12 +72,14 @@ class OcspAnswer:
 
     `is_authoritative` is False for error responses, which are not signed and must not be cached. `is_private` marks an
     answer with a nonce: it is of use to one client once. `is_known` says that no certificate in it is unknown. `etag` is a quoted strong validator.
+    `told` is the most alarming status in it, for the count of answers.
     """
 
     body: bytes
     is_authoritative: bool
     is_private: bool
     is_known: bool
+    told: str
     this_update: datetime
     next_update: datetime
     refresh_at: datetime
@@ -93,17 +100,21 @@ class Status:
         issuers: Issuers,
         settings: StatusSettings,
         ambient: Ambient,
+        observer: Observer,
     ) -> None:
         self._store = store
         self._issuers = issuers
         self._settings = settings
         self._ambient = ambient
+        self._observer = observer
         self._responders: dict[str, Responder] = {}
         # By issuer and serial, then by the CertID as it was sent: an answer echoes its encoding.
         self._answers: OrderedDict[tuple[str, int], dict[bytes, OcspAnswer]] = OrderedDict()
         self._requests: OrderedDict[tuple[str, bytes], OcspRequest] = OrderedDict()
         self._generation = 0  # rises with each revocation: what was read before is not kept afterwards
         self._crls: dict[str, Crl] = {}
+        self._followed: int | None = None  # the last revocation that was seen
+        self._not_followed_since: datetime | None = None
         self._publishing: dict[str, asyncio.Lock] = {}
         self.crl_due = asyncio.Event()
 
@@ -126,6 +137,40 @@ class Status:
         self._generation += 1
         self._answers.pop((issuer_id, serial), None)
         self.crl_due.set()
+
+    @property
+    def not_followed_since(self) -> datetime | None:
+        """Since when the database has not told of others' revocations; None while it does."""
+        return self._not_followed_since
+
+    async def follow(self) -> None:
+        """Take note of what any process has revoked and published since the last call."""
+        try:
+            await self._follow()
+        except BaseException:
+            self._not_followed_since = self._not_followed_since or self._ambient.now()
+            raise
+        self._not_followed_since = None
+
+    async def _follow(self) -> None:
+        last = await self._store.certificates.last_revocation()
+        if self._followed is None:  # nothing is kept yet that could be out of date
+            self._followed = last
+        elif last - self._followed > _FOLLOWED_ONE_BY_ONE:
+            self._generation += 1
+            self._answers.clear()
+            self._followed = last
+            self.crl_due.set()
+        elif last > self._followed:
+            for revocation in await self._store.certificates.revoked_since(self._followed):
+                self.forget(revocation.issuer_id, int(revocation.serial, 16))
+                self._followed = revocation.sequence
+        for issuer_id, number in (await self._store.crls.latest_numbers()).items():
+            kept = self._crls.get(issuer_id)
+            if kept is not None and kept.number < number:
+                newest = await self._store.crls.latest(issuer_id)
+                if newest is not None:
+                    self.use_crl(newest)
 
     async def ocsp(self, issuer_id: str, request_der: bytes) -> OcspAnswer:
         """The answer to an OCSP request that was sent to this issuer's URL. Never raises for what a client sent.
@@ -164,6 +209,7 @@ class Status:
             return await self._sign(signer, responder, request, now)
         kept = self._answers.get((signer.id, cert_id.serial), {}).get(cert_id.encoding)
         if kept is not None and kept.this_update <= now < kept.refresh_at:
+            self._observer.ocsp_answered(kept.told, kept=True)
             return kept
         # Step 4
         generation = self._generation
@@ -203,11 +249,14 @@ class Status:
             for cert_id in request.cert_ids
         ]
         body = sign_response(responder=responder, answers=answers, produced_at=now, nonce=request.nonce)
+        told = _told(answers)
+        self._observer.ocsp_answered(told, kept=False)
         return OcspAnswer(
             body=body,
             is_authoritative=True,
             is_private=request.nonce is not None,
             is_known=not any(isinstance(answer.status, Unknown) for answer in answers),
+            told=told,
             this_update=now,
             next_update=next_update,
             refresh_at=now + (next_update - now) / 2,
@@ -222,11 +271,13 @@ class Status:
 
     def _unsuccessful(self, status: ResponseStatus, now: datetime) -> OcspAnswer:
         body = UNSUCCESSFUL[status]
+        self._observer.ocsp_answered(status, kept=True)
         return OcspAnswer(
             body=body,
             is_authoritative=False,
             is_private=False,
             is_known=False,
+            told=status,
             this_update=now,
             next_update=now,
             refresh_at=now,
@@ -262,37 +313,44 @@ class Status:
         async with self._lock(issuer_id):
             return await self._publish(signer, actor=actor)
 
-    async def publish_if_due(self, issuer_id: str) -> Crl:
-        """Publish when revocations wait or the interval is over; else the newest one, which somebody else just made."""
+    async def publish_if_due(self, issuer_id: str, *, lease: Lease | None = None) -> Crl:
+        """Publish when revocations wait or the interval is over; else the newest one, which somebody else just made.
+
+        With a `lease`, `StaleError` when that was lost.
+        """
         signer = self._issuers.signer(issuer_id)
         async with self._lock(issuer_id):
             if signer is not None and await self._is_crl_due(issuer_id):
-                return await self._publish(signer, actor=audit.SYSTEM)
+                return await self._publish(signer, actor=audit.SYSTEM, lease=lease)
             return await self.crl(issuer_id)
 
-    async def _publish(self, signer: SigningIssuer, *, actor: str) -> Crl:
+    async def _publish(self, signer: SigningIssuer, *, actor: str, lease: Lease | None = None) -> Crl:
         issuer_id = signer.id
         now = self._ambient.now()
         next_update = min(now + self._settings.crl_lifetime, signer.issuer.not_after)
         if next_update <= now:  # before a number is taken for what cannot be signed
             raise PkiError(f"issuer {issuer_id} has expired at {signer.issuer.not_after:%Y-%m-%d}: it signs no CRL")
-        draft = await self._store.crls.begin(issuer_id, this_update=now, next_update=next_update, actor=actor)
+        draft = await self._store.crls.begin(
+            issuer_id, this_update=now, next_update=next_update, actor=actor, lease=lease
+        )
         der = await asyncio.to_thread(_sign_crl, signer, draft)  # long with many entries
         try:
-            crl = await self._store.crls.publish(draft, der, at=now, actor=actor)
-        except StaleError:  # somebody published a newer one, which holds all that this one does
+            crl = await self._store.crls.publish(draft, der, at=now, actor=actor, lease=lease)
+        except StaleError:  # a newer one, which holds all that this one does, was published, or the lease was lost
             self._crls.pop(issuer_id, None)
             return await self.crl(issuer_id)
         self._crls[issuer_id] = crl
         log.info("published CRL %d of issuer %s with %d entries", crl.number, issuer_id, crl.entries)
         return crl
 
-    async def publish_due_crls(self) -> None:
-        """Publish the CRL of each issuer that has revocations waiting, or whose CRL is older than the interval."""
+    async def publish_due_crls(self, *, lease: Lease | None = None) -> None:
+        """Publish the CRL of each issuer that has revocations waiting, or whose CRL was begun and not published, or is older
+        than the interval.
+        """
         self.crl_due.clear()
         try:
             for signer in self._issuers.signing:
-                await self.publish_if_due(signer.id)
+                await self.publish_if_due(signer.id, lease=lease)
         except BaseException:
             self.crl_due.set()  # a full disk, a token that is gone: what was due is due still
             raise
@@ -300,9 +358,12 @@ class Status:
     async def seconds_to_next_crl(self) -> float:
         """When `publish_due_crls` has something to do at the latest."""
         now = self._ambient.now()
-        due = [
-            (await self.crl(signer.id)).this_update + self._settings.crl_interval for signer in self._issuers.signing
-        ]
+        due = []
+        for signer in self._issuers.signing:
+            try:
+                due.append((await self.crl(signer.id)).this_update + self._settings.crl_interval)
+            except NotFound:  # the first one is being made, perhaps by another worker
+                due.append(now)
         return max(0.0, (min(due, default=now + self._settings.crl_interval) - now).total_seconds())
 
     def _lock(self, issuer_id: str) -> asyncio.Lock:
@@ -311,6 +372,8 @@ class Status:
     async def _is_crl_due(self, issuer_id: str) -> bool:
         latest = await self._store.crls.latest(issuer_id)
         if latest is None or await self._store.crls.pending_revocations(issuer_id):
+            return True
+        if await self._store.crls.has_unpublished(issuer_id):
             return True
         now = self._ambient.now()
         # A thisUpdate in the future means that the clock was wrong then; a CRL that nobody believes is no CRL.
@@ -338,6 +401,12 @@ def _cert_status(status: SerialStatus | None, now: datetime) -> CertStatus:
     if status.revoked_at is not None:
         return Revoked(min(status.revoked_at, now), status.reason)
     return Good() if status.is_signed else Unknown()
+
+
+def _told(answers: Sequence[SingleAnswer]) -> str:
+    """The most alarming status among answers: most often there is one."""
+    kinds = {type(answer.status) for answer in answers}
+    return "revoked" if Revoked in kinds else "unknown" if Unknown in kinds else "good"
 
 
 def build_drafted_tbs(draft: CrlDraft, issuer: Issuer) -> bytes:

@@ -11,7 +11,7 @@ from acmeca import audit
 from acmeca.acme.objects import Account
 from acmeca.acme.states import ACCOUNT_MOVES, AccountStatus, require_move
 from acmeca.storage.audit import append
-from acmeca.storage.database import Database, Reader, Row, Transaction
+from acmeca.storage.database import Database, Entry, Reader, Row, Transaction
 from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.times import from_seconds, to_seconds
 
@@ -25,6 +25,15 @@ class Accounts:
 
     async def by_id(self, account_id: str) -> Account | None:
         return await _by_id(self._database, account_id)
+
+    async def with_block(self, account_id: str) -> tuple[Account, bool] | None:
+        """The account of this id, and whether its key was blocked."""
+        row = await self._database.fetch_one(
+            f"SELECT {_COLUMNS}, EXISTS (SELECT 1 FROM blocked_keys b WHERE b.thumbprint = accounts.thumbprint) AS is_blocked"
+            " FROM accounts WHERE id = $1",
+            account_id,
+        )
+        return None if row is None else (_account(row), bool(row["is_blocked"]))
 
     async def by_thumbprint(self, thumbprint: str) -> Account | None:
         return await _by_thumbprint(self._database, thumbprint)
@@ -42,15 +51,7 @@ class Accounts:
                 return existing
             if await tx.fetch_one("SELECT 1 FROM certificates WHERE spki_sha256 = $1", spki_sha256) is not None:
                 raise KeyRefusedError("it is the key of a certificate; make a new key for the account")
-            await tx.execute(
-                "INSERT INTO accounts (id, thumbprint, jwk, status, contact, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
-                account.id,
-                account.thumbprint,
-                account.jwk,
-                account.status.value,
-                json.dumps(account.contact),
-                to_seconds(account.created_at),
-            )
+            await insert_account(tx, account)
             event = audit.AccountCreated(
                 actor=audit.account_actor(account.id),
                 account_id=account.id,
@@ -71,6 +72,7 @@ class Accounts:
             )
             if changed != 1:
                 raise StaleError(f"account {account_id} is not valid")
+            tx.journal(Entry("contact", {"id": account_id, "contact": json.dumps(contact)}))
             event = audit.AccountUpdated(actor=audit.account_actor(account_id), account_id=account_id, contact=contact)
             await append(tx, writer=self._writer, at=at, event=event)
             return await _existing(tx, account_id)
@@ -86,19 +88,8 @@ class Accounts:
         require_move(ACCOUNT_MOVES, AccountStatus.VALID, AccountStatus.DEACTIVATED)
 
         async def body(tx: Transaction) -> Account:
-            changed = await tx.execute(
-                "UPDATE accounts SET status = 'deactivated' WHERE id = $1 AND status = 'valid'", account_id
-            )
-            if changed != 1:
+            if not await shut_account(tx, account_id):
                 raise StaleError(f"account {account_id} is not valid")
-            await tx.execute(
-                "UPDATE orders SET status = 'invalid' WHERE account_id = $1 AND status IN ('pending', 'ready')",
-                account_id,
-            )
-            await tx.execute(
-                "UPDATE authorizations SET status = 'deactivated' WHERE account_id = $1 AND status IN ('pending', 'valid')",
-                account_id,
-            )
             event = audit.AccountDeactivated(actor=audit.account_actor(account_id), account_id=account_id)
             await append(tx, writer=self._writer, at=at, event=event)
             return await _existing(tx, account_id)
@@ -107,6 +98,50 @@ class Accounts:
 
 
 _COLUMNS = "id, thumbprint, jwk, status, contact, created_at"
+
+
+async def insert_account(tx: Transaction, account: Account) -> None:
+    await tx.execute(
+        "INSERT INTO accounts (id, thumbprint, jwk, status, contact, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        account.id,
+        account.thumbprint,
+        account.jwk,
+        account.status.value,
+        json.dumps(account.contact),
+        to_seconds(account.created_at),
+    )
+    tx.journal(
+        Entry(
+            "account",
+            {
+                "id": account.id,
+                "thumbprint": account.thumbprint,
+                "jwk": account.jwk,
+                "status": account.status.value,
+                "contact": json.dumps(account.contact),
+                "created_at": to_seconds(account.created_at),
+            },
+        )
+    )
+
+
+async def shut_account(tx: Transaction, account_id: str) -> bool:
+    """Deactivate a valid account and all that it has open; False when it is not valid."""
+    changed = await tx.execute(
+        "UPDATE accounts SET status = 'deactivated' WHERE id = $1 AND status = 'valid'", account_id
+    )
+    if changed != 1:
+        return False
+    await tx.execute(
+        "UPDATE orders SET status = 'invalid' WHERE account_id = $1 AND status IN ('pending', 'ready')",
+        account_id,
+    )
+    await tx.execute(
+        "UPDATE authorizations SET status = 'deactivated' WHERE account_id = $1 AND status IN ('pending', 'valid')",
+        account_id,
+    )
+    tx.journal(Entry("account.deactivated", {"id": account_id}))
+    return True
 
 
 async def _by_id(reader: Reader, account_id: str) -> Account | None:

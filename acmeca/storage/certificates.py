@@ -8,6 +8,7 @@ Rule 3: each revocation takes the next number of one sequence; OCSP and CRL read
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,7 @@ from acmeca.acme.problem import Problem
 from acmeca.acme.states import ORDER_MOVES, OrderStatus, require_move
 from acmeca.pki.signing import certificate_from_tbs
 from acmeca.storage.audit import append
-from acmeca.storage.database import Database, Reader, Row, Transaction, Value
+from acmeca.storage.database import Database, Entry, Reader, Row, Transaction, Value
 from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.orders import close_order
 from acmeca.storage.times import from_seconds, to_seconds
@@ -56,6 +57,7 @@ class Certificate:
     not_after: datetime
     tbs: bytes
     recorded_at: datetime
+    recorded_by: str | None = None  # the instance that has its signature in hand
     signature: bytes | None = None
     issued_at: datetime | None = None
     revoked_at: datetime | None = None
@@ -86,6 +88,15 @@ class SerialStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Revocation:
+    """That a certificate was revoked: its issuer, its serial in hex, and the revocation's number among all of them."""
+
+    issuer_id: str
+    serial: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
 class Search:
     """What `list` filters by; None means anything. `name` is exact, or `*.suffix` for everything below a suffix."""
 
@@ -98,9 +109,10 @@ class Search:
 class Certificates:
     """The tables `certificates`, `certificate_names` and `blocked_keys`."""
 
-    def __init__(self, database: Database, *, writer: str) -> None:
+    def __init__(self, database: Database, *, writer: str, instance: str) -> None:
         self._database = database
         self._writer = writer
+        self._instance = instance
 
     async def record(self, certificate: Certificate, *, thumbprint: str, at: datetime) -> None:
         """Write down what is about to be signed and claim its order (ready → processing), in one transaction.
@@ -114,7 +126,7 @@ class Certificates:
             if certificate.order_id is not None:
                 await _claim_order(tx, certificate.order_id, at=at)
             await _require_certifiable(tx, certificate.spki_sha256, thumbprint)
-            await _insert(tx, certificate)
+            await _insert(tx, certificate, instance=self._instance)
             event = audit.CertificateRecorded(
                 actor=_actor(certificate),
                 serial_hex=certificate.serial,
@@ -142,6 +154,7 @@ class Certificates:
             )
             if changed != 1:
                 raise StaleError(f"certificate {certificate.serial} was completed meanwhile")
+            tx.journal(Entry("signature", {"id": certificate.id, "signature": signature, "issued_at": to_seconds(at)}))
             if certificate.order_id is not None:
                 changed = await tx.execute(
                     "UPDATE orders SET status = 'valid', certificate_id = $1 WHERE id = $2 AND status = 'processing'",
@@ -283,6 +296,17 @@ class Certificates:
                     to_seconds(at),
                     certificate.serial,
                 )
+                tx.journal(
+                    Entry(
+                        "blocked_key",
+                        {
+                            "spki_sha256": certificate.spki_sha256,
+                            "thumbprint": thumbprint,
+                            "blocked_at": to_seconds(at),
+                            "serial": certificate.serial,
+                        },
+                    )
+                )
                 blocked = audit.KeyBlocked(
                     actor=actor, spki_sha256=certificate.spki_sha256.hex(), serial_hex=certificate.serial
                 )
@@ -291,12 +315,39 @@ class Certificates:
                 actor=actor, serial_hex=certificate.serial, issuer_id=certificate.issuer_id, reason=reason, how=how
             )
             await append(tx, writer=self._writer, at=at, event=event)
-            revoked = await tx.fetch_one(f"SELECT {_COLUMNS} FROM certificates c WHERE c.id = $1", certificate.id)
+            revoked = await tx.fetch_one(
+                f"SELECT {_COLUMNS}, c.revocation_sequence FROM certificates c WHERE c.id = $1", certificate.id
+            )
             if revoked is None:
                 raise StaleError(f"certificate {certificate.serial} is gone")
+            tx.journal(
+                Entry(
+                    "revocation",
+                    {
+                        "id": certificate.id,
+                        "revoked_at": revoked["revoked_at"],
+                        "revocation_reason": revoked["revocation_reason"],
+                        "revocation_sequence": revoked["revocation_sequence"],
+                    },
+                )
+            )
             return await _certificate(tx, revoked)
 
         return await self._database.write(body)
+
+    async def revoked_since(self, sequence: int) -> list[Revocation]:
+        """What was revoked after the revocation of this number, or had its reason raised, in that order."""
+        rows = await self._database.fetch_all(
+            "SELECT issuer_id, serial, revocation_sequence FROM certificates WHERE revocation_sequence > $1"
+            " ORDER BY revocation_sequence",
+            sequence,
+        )
+        return [Revocation(row["issuer_id"], row["serial"], row["revocation_sequence"]) for row in rows]
+
+    async def last_revocation(self) -> int:
+        """The number of the last revocation; 0 when there was none."""
+        row = await self._database.fetch_one("SELECT COALESCE(MAX(revocation_sequence), 0) AS last FROM certificates")
+        return 0 if row is None else int(row["last"])
 
     async def is_blocked(self, thumbprint: str) -> bool:
         """Whether this key was blocked, in whatever certificate it stood."""
@@ -306,7 +357,7 @@ class Certificates:
 
 _COLUMNS = (
     "c.id, c.serial, c.issuer_id, c.account_id, c.order_id, c.profile, c.spki_sha256, c.not_before, c.not_after, c.tbs,"
-    " c.signature, c.recorded_at, c.issued_at, c.revoked_at, c.revocation_reason"
+    " c.signature, c.recorded_at, c.recorded_by, c.issued_at, c.revoked_at, c.revocation_reason"
 )
 
 
@@ -340,10 +391,10 @@ async def _require_certifiable(tx: Transaction, spki_sha256: bytes, thumbprint: 
         raise KeyRefusedError("the key was reported as compromised; make a new key for the certificate")
 
 
-async def _insert(tx: Transaction, certificate: Certificate) -> None:
+async def _insert(tx: Transaction, certificate: Certificate, *, instance: str) -> None:
     await tx.execute(
         "INSERT INTO certificates (id, serial, issuer_id, account_id, order_id, profile, spki_sha256, not_before,"
-        " not_after, tbs, recorded_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        " not_after, tbs, recorded_at, recorded_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         certificate.id,
         certificate.serial,
         certificate.issuer_id,
@@ -355,11 +406,36 @@ async def _insert(tx: Transaction, certificate: Certificate) -> None:
         to_seconds(certificate.not_after),
         certificate.tbs,
         to_seconds(certificate.recorded_at),
+        instance,
     )
-    for name in certificate.names:
+    await insert_names(tx, certificate.id, certificate.names)
+    tx.journal(
+        Entry(
+            "certificate",
+            {
+                "id": certificate.id,
+                "serial": certificate.serial,
+                "issuer_id": certificate.issuer_id,
+                "account_id": certificate.account_id,
+                "order_id": certificate.order_id,
+                "profile": certificate.profile,
+                "names": json.dumps(certificate.names),
+                "spki_sha256": certificate.spki_sha256,
+                "not_before": to_seconds(certificate.not_before),
+                "not_after": to_seconds(certificate.not_after),
+                "tbs": certificate.tbs,
+                "recorded_at": to_seconds(certificate.recorded_at),
+            },
+        )
+    )
+
+
+async def insert_names(tx: Transaction, certificate_id: str, names: Sequence[str]) -> None:
+    """Make a certificate findable by its names."""
+    for name in names:
         await tx.execute(
             "INSERT INTO certificate_names (certificate_id, name, reversed_name) VALUES ($1, $2, $3)",
-            certificate.id,
+            certificate_id,
             name,
             reverse_labels(name),
         )
@@ -438,6 +514,7 @@ async def _certificate(reader: Reader, row: Row) -> Certificate:
         not_after=from_seconds(row["not_after"]),
         tbs=row["tbs"],
         recorded_at=from_seconds(row["recorded_at"]),
+        recorded_by=row["recorded_by"],
         signature=row["signature"],
         issued_at=from_seconds(row["issued_at"]),
         revoked_at=from_seconds(row["revoked_at"]),

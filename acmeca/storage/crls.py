@@ -12,8 +12,9 @@ from datetime import datetime
 
 from acmeca import audit
 from acmeca.storage.audit import append
-from acmeca.storage.database import Database, Row, Transaction
+from acmeca.storage.database import Database, Entry, Row, Transaction
 from acmeca.storage.errors import StaleError
+from acmeca.storage.leases import Lease, require_lease
 from acmeca.storage.times import from_seconds, to_seconds
 
 _KEPT = 4  # published CRLs kept per issuer, the newest included; an older one is of no use to anybody
@@ -60,6 +61,25 @@ class Crls:
         )
         return None if row is None else _crl(row)
 
+    async def latest_numbers(self) -> dict[str, int]:
+        """The number of each issuer's newest published CRL."""
+        rows = await self._database.fetch_all(
+            "SELECT issuer_id, MAX(number) AS number FROM crls WHERE der IS NOT NULL GROUP BY issuer_id"
+        )
+        return {row["issuer_id"]: row["number"] for row in rows}
+
+    async def has_unpublished(self, issuer_id: str) -> bool:
+        """Whether a number was taken after the newest published CRL: by one that is being signed, or never was.
+
+        Perhaps somebody has seen a CRL of that number (the database was restored): what is served must have a higher one.
+        """
+        row = await self._database.fetch_one(
+            "SELECT 1 FROM crls WHERE issuer_id = $1 AND number > (SELECT COALESCE(MAX(number), -1) FROM crls"
+            " WHERE issuer_id = $1 AND der IS NOT NULL) LIMIT 1",
+            issuer_id,
+        )
+        return row is not None
+
     async def pending_revocations(self, issuer_id: str) -> int:
         """How many revocations the newest published CRL does not hold yet."""
         row = await self._database.fetch_one(
@@ -81,9 +101,17 @@ class Crls:
         return None if row is None else from_seconds(row["oldest"])
 
     async def begin(
-        self, issuer_id: str, *, this_update: datetime, next_update: datetime, actor: str = audit.SYSTEM
+        self,
+        issuer_id: str,
+        *,
+        this_update: datetime,
+        next_update: datetime,
+        actor: str = audit.SYSTEM,
+        lease: Lease | None = None,
     ) -> CrlDraft:
         """Take the next number, fix the CRL's content, and write down that it will be signed; `actor` is who asked for it.
+
+        What is done by duty comes with a `lease`: `StaleError` when that is another process's by now.
 
         RFC 5280 §3.3: "An entry MUST NOT be removed from the CRL until it appears on one regularly scheduled CRL issued
         beyond the revoked certificate's validity period." So an entry stays unless the newest published CRL was issued after
@@ -92,6 +120,7 @@ class Crls:
         """
 
         async def body(tx: Transaction) -> CrlDraft:
+            await require_lease(tx, lease)
             started = to_seconds(this_update)
             row = await tx.fetch_one(
                 "SELECT COALESCE(MAX(number), 0) AS number,"
@@ -112,6 +141,19 @@ class Crls:
                 to_seconds(next_update),
                 row["through"],
                 len(revoked),
+            )
+            tx.journal(
+                Entry(
+                    "crl",
+                    {
+                        "issuer_id": issuer_id,
+                        "number": number,
+                        "this_update": started,
+                        "next_update": to_seconds(next_update),
+                        "through_sequence": row["through"],
+                        "entries": len(revoked),
+                    },
+                )
             )
             event = audit.CrlRecorded(actor=actor, issuer_id=issuer_id, number=number, entries=len(revoked))
             await append(tx, writer=self._writer, at=this_update, event=event)
@@ -158,10 +200,23 @@ class Crls:
 
         return await self._database.write(body)
 
-    async def publish(self, draft: CrlDraft, der: bytes, *, at: datetime, actor: str = audit.SYSTEM) -> Crl:
-        """Publish what was signed; `StaleError` when a higher number was published meanwhile."""
+    async def publish(
+        self,
+        draft: CrlDraft,
+        der: bytes,
+        *,
+        at: datetime,
+        actor: str = audit.SYSTEM,
+        lease: Lease | None = None,
+        is_root: bool = False,
+    ) -> Crl:
+        """Publish what was signed; `StaleError` when a higher number was published meanwhile, or the lease is lost.
+
+        A root's CRL is journalled whole: the server cannot make it again.
+        """
 
         async def body(tx: Transaction) -> Crl:
+            await require_lease(tx, lease)
             changed = await tx.execute(
                 "UPDATE crls SET der = $1 WHERE issuer_id = $2 AND number = $3 AND der IS NULL AND NOT EXISTS"
                 " (SELECT 1 FROM crls n WHERE n.issuer_id = $2 AND n.number > $3 AND n.der IS NOT NULL)",
@@ -171,6 +226,8 @@ class Crls:
             )
             if changed != 1:
                 raise StaleError(f"CRL {draft.number} of issuer {draft.issuer_id} was overtaken")
+            if is_root:
+                tx.journal(Entry("crl.published", {"issuer_id": draft.issuer_id, "number": draft.number, "der": der}))
             await tx.execute(
                 "DELETE FROM crls WHERE issuer_id = $1 AND number < (SELECT MIN(number) FROM (SELECT number FROM crls"
                 " WHERE issuer_id = $1 AND der IS NOT NULL ORDER BY number DESC LIMIT $2) AS kept)",
@@ -229,6 +286,20 @@ async def insert_published(tx: Transaction, crl: Crl, *, writer: str, at: dateti
         crl.entries,
         crl.der,
     )
+    tx.journal(
+        Entry(
+            "crl",
+            {
+                "issuer_id": crl.issuer_id,
+                "number": crl.number,
+                "this_update": to_seconds(crl.this_update),
+                "next_update": to_seconds(crl.next_update),
+                "through_sequence": crl.through_sequence,
+                "entries": crl.entries,
+            },
+        )
+    )
+    tx.journal(Entry("crl.published", {"issuer_id": crl.issuer_id, "number": crl.number, "der": crl.der}))
     event = audit.CrlSigned(actor=audit.SYSTEM, issuer_id=crl.issuer_id, number=crl.number, entries=crl.entries)
     await append(tx, writer=writer, at=at, event=event)
 

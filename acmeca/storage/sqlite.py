@@ -8,17 +8,19 @@ Rule 3: bodies run in the writer's thread, reads inline on the event loop throug
 hop costs 100 µs and more), scans in threads of their own. No connection is used by two threads.
 Rule 4: no read leaves a statement open, so that no reader ever holds an old snapshot and with it the log's truncation.
 Rule 5: of aiosqlite nothing private is used but `Connection._execute`, in `_run_in_thread` alone, under a test.
+Rule 6: processes that share the file take turns by a lock of the kernel's, whose waiters are woken. SQLite's own waiters look
+again at growing intervals, and under load that costs a tenth of a second at times.
 """
 
 import asyncio
+import fcntl
 import os
 import re
 import sqlite3
 import stat
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,9 +29,10 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import aiosqlite
 
-from acmeca.errors import Busy
-from acmeca.storage.database import Row, Transaction, Value
+from acmeca.storage.database import Entry, Reader, Row, Seal, Transaction, Value
 from acmeca.storage.errors import NotUniqueError, StorageError
+from acmeca.storage.group_commit import Body, GroupCommit, Outcome
+from acmeca.storage.observation import CommitObserver
 from acmeca.storage.schema import Step, migrate, read_steps
 
 T = TypeVar("T")
@@ -40,6 +43,7 @@ _READ_BUSY_TIMEOUT: Final = 0.5  # a reader waits only for the recovery of a log
 _CACHED_STATEMENTS: Final = 512
 _SCANS: Final = 2  # long reads at a time
 _LOG_BYTES: Final = 64 << 20  # the log is cut to this after a checkpoint, should a long scan have let it grow
+_LOG_LOOK: Final = 256  # commits between two looks at the log's size
 
 _WRITER_PRAGMAS: Final = (
     "PRAGMA synchronous = FULL",  # WAL with NORMAL loses acknowledged writes with the power
@@ -149,22 +153,6 @@ def _storage_error(error: Exception) -> StorageError:
 
 # --- the writer ---------------------------------------------------------------------------------------------------
 
-_Body = Callable[[Transaction], Awaitable[object]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What became of one body: its result, or what it raised."""
-
-    value: object = None
-    error: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Write:
-    body: _Body
-    outcome: asyncio.Future[_Outcome]
-
 
 class _SqliteTransaction:
     """The `Transaction` one body is given; its methods never suspend."""
@@ -172,6 +160,11 @@ class _SqliteTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._finished = False
+        self.entries: list[Entry] = []
+
+    def journal(self, entry: Entry) -> None:
+        self._require_open()
+        self.entries.append(entry)
 
     async def fetch_one(self, sql: str, *args: Value) -> Row | None:
         self._require_open()
@@ -202,30 +195,66 @@ class _SqliteTransaction:
             raise StorageError("the transaction was rolled back after an error before")
 
 
-def _commit_together(connection: sqlite3.Connection, bodies: Sequence[_Body]) -> list[_Outcome]:
-    """Run all bodies in one transaction, in the writer's thread. When this raises, none of them is kept."""
-    try:
-        if connection.in_transaction:  # a rollback failed before
-            connection.execute("ROLLBACK")
-        connection.execute("BEGIN IMMEDIATE")
-        outcomes = [_run_body(connection, body) for body in bodies]
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):  # the next batch tries again
-            if connection.in_transaction:
+@dataclass(frozen=True, slots=True)
+class _Committer:
+    """What the writer's thread needs to commit."""
+
+    connection: sqlite3.Connection
+    seal: Seal | None
+    turns: int  # the descriptor of the file by which processes take turns
+
+    def commit(self, bodies: Sequence[Body]) -> list[Outcome]:
+        """Run all bodies in one transaction. When this raises, none of them is kept."""
+        fcntl.flock(self.turns, fcntl.LOCK_EX)
+        try:
+            return self._commit(bodies)
+        finally:
+            fcntl.flock(self.turns, fcntl.LOCK_UN)
+
+    def _commit(self, bodies: Sequence[Body]) -> list[Outcome]:
+        connection = self.connection
+        journalled: int | None = None
+        try:
+            if connection.in_transaction:  # a rollback failed before
                 connection.execute("ROLLBACK")
-        raise
-    return outcomes
+            connection.execute("BEGIN IMMEDIATE")
+            entries: list[Entry] = []
+            outcomes = [_run_body(connection, body, entries) for body in bodies]
+            if self.seal is not None:
+                transaction = _SqliteTransaction(connection)
+                number = _run_now(self.seal.number(transaction))
+                transaction.finish()
+                if entries:
+                    self.seal.append(number, entries)
+                    journalled = number
+            connection.execute("COMMIT")
+        except BaseException as error:
+            with suppress(sqlite3.Error):  # the next batch tries again
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            if journalled is not None and self.seal is not None and not _may_be_kept(connection, error):
+                self.seal.withdraw(journalled)
+            raise
+        return outcomes
 
 
-def _run_body(connection: sqlite3.Connection, body: _Body) -> _Outcome:
-    """Run one body in a savepoint. What it raises is an outcome; what is raised here ends the whole batch."""
+def _may_be_kept(connection: sqlite3.Connection, error: BaseException) -> bool:
+    """Whether a commit that failed could still be found done: after an I/O error, should the power fail right now."""
+    code: int = getattr(error, "sqlite_errorcode", None) or 0
+    return connection.in_transaction or code & 0xFF == sqlite3.SQLITE_IOERR
+
+
+def _run_body(connection: sqlite3.Connection, body: Body, entries: list[Entry]) -> Outcome:
+    """Run one body in a savepoint. What it raises is an outcome; what is raised here ends the whole batch.
+
+    What it journals is added to `entries` when it succeeds.
+    """
     connection.execute("SAVEPOINT body")
     transaction = _SqliteTransaction(connection)
     try:
-        outcome = _Outcome(value=_run_now(body(transaction)))
+        outcome = Outcome(value=_run_now(body(transaction)))
     except BaseException as error:  # noqa: BLE001  (it is its caller's, whatever it is; the writer lives on)
-        outcome = _Outcome(error=error)
+        outcome = Outcome(error=error)
         if connection.in_transaction:
             connection.execute("ROLLBACK TO body")
     finally:
@@ -236,6 +265,8 @@ def _run_body(connection: sqlite3.Connection, body: _Body) -> _Outcome:
         )
         raise StorageError(str(reason)) from outcome.error
     connection.execute("RELEASE body")
+    if outcome.error is None:
+        entries += transaction.entries
     return outcome
 
 
@@ -260,91 +291,59 @@ async def _run_in_thread(connection: aiosqlite.Connection, work: Callable[[], T]
 
 
 class _Writer:
-    """The queue of writes and the task that commits them."""
+    """Commits in the connection's thread, one hop for all that waits."""
 
-    def __init__(self, connection: aiosqlite.Connection, raw: sqlite3.Connection, *, queue_limit: int) -> None:
+    def __init__(self, connection: aiosqlite.Connection, committer: _Committer, *, path: Path) -> None:
         self._connection = connection
-        self._raw = raw  # touched in the connection's thread alone
-        self._queue_limit = queue_limit
-        self._waiting: deque[_Write] = deque()
-        self._wake = asyncio.Event()
-        self._closing = False
-        self._task = asyncio.create_task(self._run(), name="acmeca-sqlite-writer")
+        self._committer = committer  # used in the connection's thread alone
+        self._log_path = path.with_name(path.name + "-wal")
+        self._commits = 0
 
-    async def write(self, body: _Body) -> object:
-        if self._closing:
-            raise StorageError("the database is closed")
-        if len(self._waiting) >= self._queue_limit:
-            raise Busy(f"{len(self._waiting)} writes wait for the disk already; try again in a moment")
-        write = _Write(body, asyncio.get_running_loop().create_future())
-        self._waiting.append(write)
-        self._wake.set()
-        outcome = await write.outcome
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome.value
+    async def commit(self, bodies: Sequence[Body]) -> list[Outcome]:
+        try:
+            outcomes = await _run_in_thread(self._connection, partial(self._committer.commit, bodies))
+        except StorageError:
+            raise
+        except Exception as error:
+            raise _storage_error(error) from error
+        await self._bound_log()
+        return outcomes
 
     async def close(self) -> None:
-        """Finish what waits, empty the log into the database, end the thread."""
-        self._closing = True
-        self._wake.set()
-        await asyncio.wait({self._task})
+        """Empty the log into the database, end the thread."""
         # A checkpoint that fails loses nothing: the log is read when the database is opened next.
         with suppress(sqlite3.Error):
-            await _run_in_thread(self._connection, partial(self._raw.execute, "PRAGMA wal_checkpoint(TRUNCATE)"))
+            await self._checkpoint()
         await self._connection.close()
 
-    async def _run(self) -> None:
-        try:
-            while not (self._closing and not self._waiting):
-                await self._wake.wait()
-                self._wake.clear()
-                writes = [write for write in self._waiting if not write.outcome.done()]  # a cancelled one is not begun
-                self._waiting.clear()
-                if writes:
-                    await self._commit(writes)
-        finally:
-            self._closing = True
-            _answer_all(self._waiting, StorageError("the database is closed"))
+    async def _bound_log(self) -> None:
+        """SQLite starts the log anew only in a moment without readers; under load from several processes there may be none."""
+        self._commits += 1
+        if self._commits % _LOG_LOOK:
+            return
+        with suppress(OSError, sqlite3.Error):
+            if self._log_path.stat().st_size > _LOG_BYTES:
+                await self._checkpoint()
 
-    async def _commit(self, writes: Sequence[_Write]) -> None:
-        try:
-            outcomes = await _run_in_thread(
-                self._connection, partial(_commit_together, self._raw, [write.body for write in writes])
-            )
-        except asyncio.CancelledError:  # the event loop ends without `close`
-            _answer_all(writes, StorageError("the server stopped during this write; it may have been kept"))
-            raise
-        except Exception as error:  # noqa: BLE001  (whatever it is, every caller has to be told)
-            _answer_all(writes, _storage_error(error))
-        else:
-            for write, outcome in zip(writes, outcomes, strict=True):
-                _answer(write, outcome)
-
-
-def _answer_all(writes: Iterable[_Write], error: StorageError) -> None:
-    """Give every caller an exception of its own: one shared by many tasks would gather all their tracebacks."""
-    for write in writes:
-        own = StorageError(str(error))
-        own.__cause__ = error
-        _answer(write, _Outcome(error=own))
-
-
-def _answer(write: _Write, outcome: _Outcome) -> None:
-    if not write.outcome.done():  # its caller was cancelled meanwhile
-        write.outcome.set_result(outcome)
+    async def _checkpoint(self) -> None:
+        checkpoint = partial(self._committer.connection.execute, "PRAGMA wal_checkpoint(TRUNCATE)")
+        await _run_in_thread(self._connection, checkpoint)
 
 
 # --- the database -------------------------------------------------------------------------------------------------
 
 
 class SqliteDatabase:
-    """A `Database` in one file. Made by `open`; one process at a time (`lock.py`)."""
+    """A `Database` in one file. Made by `open`."""
 
-    def __init__(self, path: Path, writer: _Writer, reader: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, queue: GroupCommit, writer: _Writer, reader: sqlite3.Connection, *, turns: int
+    ) -> None:
         self._path = path
+        self._queue = queue
         self._writer = writer
         self._reader = reader
+        self._turns = turns
         self._scans = ThreadPoolExecutor(max_workers=_SCANS, thread_name_prefix="acmeca-scan")
         self._close_lock = asyncio.Lock()
         self._closed = False
@@ -354,16 +353,22 @@ class SqliteDatabase:
         cls,
         path: Path,
         *,
+        seal: Seal | None = None,
+        observer: CommitObserver | None = None,
         steps: Sequence[Step] | None = None,
         busy_timeout: float = _BUSY_TIMEOUT,
         queue_limit: int = _QUEUE_LIMIT,
+        stuck: float = 10.0,
     ) -> Self:
         """Open the database, made with mode 0600 when it is not there, and bring its schema up to date.
 
-        `steps` are the program's own unless given; `busy_timeout` is how many seconds a commit waits for another
-        process; `queue_limit` is how many writes may wait. Raises `StorageError`.
+        `seal` numbers and journals the commits, `observer` is told of them; `steps` are the program's own unless given; `busy_timeout` is how many
+        seconds a commit waits for another program (a backup, a shell); `queue_limit` is how many writes may wait; `stuck` is
+        after how many seconds a commit counts as stuck. Raises `StorageError`.
         """
         _require_private(path)
+        turns_path = path.with_name(path.name + "-turns")
+        _require_private(turns_path)
         opened: list[sqlite3.Connection] = []
 
         def connect() -> sqlite3.Connection:
@@ -372,6 +377,7 @@ class SqliteDatabase:
             )
             return opened[0]
 
+        turns = os.open(turns_path, os.O_RDWR | os.O_CLOEXEC)
         try:
             connection = await aiosqlite.Connection(connect, iter_chunk_size=64)
             # Not in `connect`: when that fails, aiosqlite lets its thread go without waiting for its end.
@@ -383,9 +389,21 @@ class SqliteDatabase:
             except BaseException:
                 await connection.close()
                 raise
-        except sqlite3.Error as error:
-            raise _storage_error(error) from error
-        return cls(path, _Writer(connection, opened[0], queue_limit=queue_limit), reader)
+        except BaseException as error:
+            os.close(turns)
+            if isinstance(error, sqlite3.Error):
+                raise _storage_error(error) from error
+            raise
+        writer = _Writer(connection, _Committer(opened[0], seal, turns), path=path)
+        queue = GroupCommit(
+            writer.commit,
+            queue_limit=queue_limit,
+            batch_limit=queue_limit,
+            name="acmeca-sqlite-writer",
+            observer=observer,
+            stuck=stuck,
+        )
+        return cls(path, queue, writer, reader, turns=turns)
 
     async def fetch_one(self, sql: str, *args: Value) -> Row | None:
         rows = _run(self._reader, sql, args)[0]
@@ -394,13 +412,24 @@ class SqliteDatabase:
     async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
         return _run(self._reader, sql, args)[0]
 
+    @property
+    def waiting_writes(self) -> int:
+        return self._queue.waiting
+
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
-        return cast("T", await self._writer.write(body))
+        return cast("T", await self._queue.write(body))
 
     async def scan(self, sql: str, *args: Value) -> list[Row]:
         if self._closed:
             raise StorageError("the database is closed")
         return await asyncio.get_running_loop().run_in_executor(self._scans, _scan, self._path, sql, args)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Reader]:
+        if self._closed:
+            raise StorageError("the database is closed")
+        async with read_snapshot(self._path) as reader:
+            yield reader
 
     async def close(self) -> None:
         async with self._close_lock:
@@ -410,7 +439,9 @@ class SqliteDatabase:
             # Readers go first, for the log is emptied only when nobody reads it.
             self._reader.close()
             await asyncio.to_thread(self._scans.shutdown)
+            await self._queue.close()
             await self._writer.close()
+            os.close(self._turns)
 
 
 def _require_private(path: Path) -> None:
@@ -459,3 +490,69 @@ def _scan(path: Path, sql: str, args: Sequence[Value]) -> list[Row]:
         raise _storage_error(error) from error
     with closing(connection):
         return _run(connection, sql, args)[0]
+
+
+# --- one moment of it ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that sees one moment of a database, beside its writers or without any, and writes nothing.
+
+    The log is not emptied as long as it lasts; the next commits after it do that. It is opened as a writer would open it, for a
+    reader of a file that nobody has open yet could not keep one away that comes later. Raises `StorageError`.
+    """
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=_BUSY_TIMEOUT,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+    except sqlite3.Error as error:
+        raise _storage_error(error) from error
+    with closing(connection):
+        try:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("BEGIN")
+            connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()  # from here on nothing changes
+        except sqlite3.Error as error:
+            raise _storage_error(error) from error
+        yield connection
+
+
+@asynccontextmanager
+async def read_snapshot(path: Path) -> AsyncIterator["SnapshotReader"]:
+    """The same as a `Reader`, in a thread of its own."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="acmeca-snapshot") as thread:
+        loop = asyncio.get_running_loop()
+        context = open_snapshot(path)
+        connection = await loop.run_in_executor(thread, context.__enter__)
+        try:
+            version = await loop.run_in_executor(thread, _schema_version, connection)
+            connection.row_factory = sqlite3.Row
+            yield SnapshotReader(connection, thread, version)
+        finally:
+            await loop.run_in_executor(thread, context.__exit__, None, None, None)
+
+
+def _schema_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReader:
+    """A `Reader` of one moment; `version` is the schema's."""
+
+    connection: sqlite3.Connection
+    thread: ThreadPoolExecutor
+    version: int
+
+    async def fetch_one(self, sql: str, *args: Value) -> Row | None:
+        rows = await self.fetch_all(sql, *args)
+        return rows[0] if rows else None
+
+    async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
+        found = await asyncio.get_running_loop().run_in_executor(self.thread, _run, self.connection, sql, args)
+        return found[0]

@@ -4,33 +4,43 @@ from datetime import datetime
 
 from acmeca.audit import Event
 from acmeca.storage.accounts import Accounts
-from acmeca.storage.audit import append
+from acmeca.storage.audit import append, fetch_newest
 from acmeca.storage.certificates import Certificates
 from acmeca.storage.crls import Crls
 from acmeca.storage.database import Database, Transaction
 from acmeca.storage.issuers import Issuers
+from acmeca.storage.leases import Leases
 from acmeca.storage.orders import Orders
+from acmeca.storage.retention import Retention
+from acmeca.storage.writers import Writer, Writers
 
 
 class Store:
-    """What the services keep. `writer` names this process's chain in the audit."""
+    """What the services keep. `writer` is this process: its chain in the audit, and what it has in hand."""
 
-    def __init__(self, database: Database, *, writer: str) -> None:
+    def __init__(self, database: Database, *, writer: Writer) -> None:
         self.database = database
-        self._writer = writer
-        self.accounts = Accounts(database, writer=writer)
-        self.orders = Orders(database, writer=writer)
-        self.certificates = Certificates(database, writer=writer)
-        self.issuers = Issuers(database, writer=writer)
-        self.crls = Crls(database, writer=writer)
+        self.writer = writer
+        self.accounts = Accounts(database, writer=writer.name)
+        self.orders = Orders(database, writer=writer.name, instance=writer.instance)
+        self.certificates = Certificates(database, writer=writer.name, instance=writer.instance)
+        self.issuers = Issuers(database, writer=writer.name)
+        self.crls = Crls(database, writer=writer.name)
+        self.retention = Retention(database, writer=writer.name)
+        self.writers = Writers(database, writer=writer)
+        self.leases = Leases(database, instance=writer.instance)
 
     async def note(self, event: Event, *, at: datetime) -> None:
         """Write down an event that changes no other table."""
 
         async def body(tx: Transaction) -> None:
-            await append(tx, writer=self._writer, at=at, event=event)
+            await append(tx, writer=self.writer.name, at=at, event=event)
 
         await self.database.write(body)
+
+    async def newest_record(self) -> datetime | None:
+        """When this process's chain of the audit was last added to; None before its first record."""
+        return await fetch_newest(self.database, self.writer.name)
 
     async def close(self) -> None:
         """Finish what is queued and close the database."""

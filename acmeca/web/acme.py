@@ -70,7 +70,7 @@ class AcmeResources:
         """§7.2: 200 for HEAD, 204 for GET, and "Cache-Control: no-store" so that nobody replays a nonce from a cache."""
         return web.Response(
             status=200 if request.method == hdrs.METH_HEAD else 204,
-            headers={"Replay-Nonce": self._services.nonces.mint(), "Cache-Control": "no-store"},
+            headers={"Replay-Nonce": await self._services.nonces.mint(), "Cache-Control": "no-store"},
         )
 
     async def new_nonce_by_post(self, request: web.Request) -> web.Response:

@@ -62,7 +62,7 @@ def connect(path: Path) -> Iterator[sqlite3.Connection]:
 async def in_writer(database: SqliteDatabase, work: Callable[[sqlite3.Connection], T]) -> T:
     """Run `work` on the writer's own connection, in its thread."""
     writer = database._writer
-    return await _run_in_thread(writer._connection, partial(work, writer._raw))
+    return await _run_in_thread(writer._connection, partial(work, writer._committer.connection))
 
 
 @contextlib.asynccontextmanager
@@ -95,6 +95,10 @@ class UnreliableDatabase:
 
     async def scan(self, sql: str, *args: Value) -> list[Row]:
         return await self._database.scan(sql, *args)
+
+    @property
+    def waiting_writes(self) -> int:
+        return self._database.waiting_writes
 
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         if not self._failures:

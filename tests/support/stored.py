@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,25 +13,45 @@ from acmeca.acme.states import AccountStatus, AuthorizationStatus, ChallengeStat
 from acmeca.pki.issuer import Issuer
 from acmeca.storage.certificates import Certificate
 from acmeca.storage.crls import Crl
+from acmeca.storage.database import Database, Seal
 from acmeca.storage.issuers import IssuerState, StoredIssuer
+from acmeca.storage.schema import Engine, Step
+from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.storage.store import Store
-from tests.support.databases import open_database
+from acmeca.storage.writers import Writer
+from tests.support.postgres import open_postgres
 from tests.support.server import temporary_directory
 from tests.support.status_issuers import shared_issuer
 
 NOW = datetime(2026, 11, 1, 12, 0, 0, tzinfo=UTC)
-WRITER = "test"
+WRITER = Writer("test", "instance")
 _numbers = itertools.count(1)
 
 
 @contextlib.asynccontextmanager
-async def open_store() -> AsyncIterator[Store]:
-    """A store with one root and one issuer, `root` and `issuer`."""
+async def open_engine(
+    engine: Engine, *, steps: Sequence[Step] | None = None, queue_limit: int = 2000, seal: Seal | None = None
+) -> AsyncIterator[Database]:
+    """An empty database of an engine; the program's own schema unless `steps` are given."""
+    if engine == "postgresql":
+        async with open_postgres(steps=steps, queue_limit=queue_limit, seal=seal) as database:
+            yield database
+        return
     with temporary_directory() as directory:
-        async with open_database(directory / "acmeca.db") as database:
-            store = Store(database, writer=WRITER)
-            await store.issuers.create([stored_root(), stored_issuer()], [root_crl()], actor="admin:test", at=NOW)
-            yield store
+        database = await SqliteDatabase.open(directory / "acmeca.db", steps=steps, queue_limit=queue_limit, seal=seal)
+        try:
+            yield database
+        finally:
+            await database.close()
+
+
+@contextlib.asynccontextmanager
+async def open_store(engine: Engine = "sqlite") -> AsyncIterator[Store]:
+    """A store with one root and one issuer, `root` and `issuer`."""
+    async with open_engine(engine) as database:
+        store = Store(database, writer=WRITER)
+        await store.issuers.create([stored_root(), stored_issuer()], [root_crl()], actor="admin:test", at=NOW)
+        yield store
 
 
 def pki_issuer(id_: str) -> Issuer:

@@ -47,6 +47,8 @@ class Kept:
 async def check_database(config: Config) -> tuple[list[Finding], Kept]:
     """Look at the database. What a server that starts meanwhile may have disturbed is looked at again."""
     path = config.database_path
+    if path is None:
+        return [], Kept()
     about = f"database {path}"
     if not path.exists():
         return [error(about, "is not there", "Make a CA with: acmeca init")], Kept()
@@ -111,8 +113,10 @@ async def _read(database: ReadOnlyDatabase) -> Kept:
     crls = Crls(database, writer="")
     found = {item.issuer.id: await crls.latest(item.issuer.id) for item in issuers}
     newest = await database.fetch_one("SELECT MAX(at) AS at FROM audit")
+    # Workers write under several names: the last word of the one that was started last.
     server = await database.fetch_one(
-        "SELECT at, kind, event FROM audit WHERE kind IN ($1, $2) ORDER BY writer, sequence DESC LIMIT 1",
+        "SELECT at, kind, event FROM audit WHERE kind IN ($1, $2) AND writer ="
+        " (SELECT writer FROM audit WHERE kind = $1 ORDER BY at DESC, writer DESC LIMIT 1) ORDER BY sequence DESC LIMIT 1",
         audit.ServerStarted.kind,
         audit.ServerStopped.kind,
     )
