@@ -18,6 +18,7 @@ from acmeca.cli.doctor import doctor
 from acmeca.cli.init import init
 from acmeca.cli.output import examples, print_failure
 from acmeca.cli.serve import serve
+from acmeca.cli.storage import storage
 from acmeca.errors import AcmecaError
 
 _INTERRUPTED = 128 + 2  # SIGINT
@@ -52,7 +53,7 @@ def cli(context: click.Context, config_path: Path | None) -> None:
     context.obj = config_path
 
 
-for _verb in (init, serve, doctor, list_certificates, show, revoke, crl):
+for _verb in (init, serve, doctor, list_certificates, show, revoke, crl, storage):
     cli.add_command(_verb)
 
 
