@@ -50,7 +50,7 @@ from acmeca.storage.pruning import superfluous
 from acmeca.storage.readonly import open_read_only
 from acmeca.storage.restore import KnownHead, Restored, build
 from acmeca.storage.tables import Sum
-from acmeca.storage.transfer import Place, copy_to_server, copy_whole, fill_from, read_place
+from acmeca.storage.transfer import Place, copy_to_server, copy_whole, fill_from, read_place, require_empty_server
 from acmeca.storage.writers import BEAT, Writer
 
 HEADS_FILE: Final = "audit-heads.jsonl"
@@ -226,6 +226,8 @@ async def restore(
             )
         # What is put into a server is built in a file too, of the name that the server's would have.
         place = database or data_dir / "acmeca.db"
+        if database is None:
+            await require_empty_server(place_of(config))
         placement.remove_leftovers(place)
         stamp = f"{ambient.now():{_STAMP}}"
         building = placement.building_path(place, stamp)

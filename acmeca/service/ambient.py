@@ -28,7 +28,10 @@ class Ambient:
 
     def now(self) -> datetime:
         """The present moment in whole seconds, the finest grain that ACME, X.509 and the store know."""
-        return self.clock().astimezone(UTC).replace(microsecond=0)
+        moment = self.clock()
+        if moment.tzinfo is not UTC:
+            moment = moment.astimezone(UTC)
+        return moment.replace(microsecond=0)
 
     def new_id(self) -> str:
         """An unguessable id of `[A-Za-z0-9_-]` that does not begin like a command-line option."""

@@ -420,7 +420,7 @@ def _restore(signer: SigningIssuer, template: Template, certificate: Certificate
     return prepared
 
 
-_issuer_pem = lru_cache(maxsize=64)(to_pem)  # a few that stand in every answer, 20 µs each
+_issuer_pem = lru_cache(maxsize=64)(to_pem)  # a few, and they stand in every answer
 
 
 def _acceptable_csr(csr_der: bytes, weak_keys: frozenset[bytes]) -> CertificateRequest:

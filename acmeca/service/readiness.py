@@ -36,6 +36,7 @@ _SPENT: Final = 0.75  # of a CRL's life: half is the latest that its interval al
 _ROOT_CRL_LEFT: Final = timedelta(days=7)  # it is made by hand: `doctor` warns 90 days ahead, this is the last call
 _RESPONDER_LEFT: Final = timedelta(days=2)  # of fourteen; a new one is made when five are left
 _LATE: Final = timedelta(minutes=1)  # for a revocation to be in the CRL
+_UNHEARD: Final = timedelta(seconds=5)  # for the revocations of other processes to be heard of
 _MOMENT: Final = 0.03  # seconds that an answer waits for its probes; a healthy one takes a millisecond or two
 
 
@@ -89,6 +90,7 @@ class Readiness:
         return [
             *self._stored_faults,
             *self._responder_faults(),
+            *self._following_faults(),
             *(fault for watch in self._watches if (fault := watch.fault()) is not None),
             *(fault for probe in self._probes for fault in probe.faults()),
         ]
@@ -120,6 +122,14 @@ class Readiness:
                 text = f"ocsp responder of {signer.id}: its certificate ends at {until}; the log says why"
                 faults.append(Fault(FaultKind.RESPONDER, text))
         return faults
+
+    def _following_faults(self) -> list[Fault]:
+        """RULES §5: "A revocation shows in OCSP within a second on every worker and replica"; this one does not hear of any."""
+        since = self._status.not_followed_since
+        if since is None or self._ambient.now() - since < _UNHEARD:
+            return []
+        text = f"database: it has not told of revocations since {since:%Y-%m-%d %H:%M} UTC; OCSP may say good of what others revoked"
+        return [Fault(FaultKind.DATABASE, text)]
 
     async def _crl_fault(self, stored: StoredIssuer, now: datetime) -> str | None:
         try:

@@ -114,6 +114,7 @@ class Status:
         self._generation = 0  # rises with each revocation: what was read before is not kept afterwards
         self._crls: dict[str, Crl] = {}
         self._followed: int | None = None  # the last revocation that was seen
+        self._not_followed_since: datetime | None = None
         self._publishing: dict[str, asyncio.Lock] = {}
         self.crl_due = asyncio.Event()
 
@@ -137,8 +138,21 @@ class Status:
         self._answers.pop((issuer_id, serial), None)
         self.crl_due.set()
 
+    @property
+    def not_followed_since(self) -> datetime | None:
+        """Since when the database has not told of others' revocations; None while it does."""
+        return self._not_followed_since
+
     async def follow(self) -> None:
         """Take note of what any process has revoked and published since the last call."""
+        try:
+            await self._follow()
+        except BaseException:
+            self._not_followed_since = self._not_followed_since or self._ambient.now()
+            raise
+        self._not_followed_since = None
+
+    async def _follow(self) -> None:
         last = await self._store.certificates.last_revocation()
         if self._followed is None or last - self._followed > _FOLLOWED_ONE_BY_ONE:
             self._generation += 1

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from acmeca.storage.database import Row, Value
+from acmeca.storage.database import Reader, Row, Value
 from acmeca.storage.errors import StorageError
 from acmeca.storage.postgres_schema import WRITERS_LOCK, read_standing
 from acmeca.storage.postgres_session import (
@@ -78,18 +78,24 @@ async def load_whole(url: str, tables: Sequence[Table], *, limits: Limits | None
     try:
         with _told():
             await session.run(_BEGIN_LOADING)
-            for table in tables:
-                if await session.fetch(f"SELECT 1 FROM {table.name} LIMIT 1", ()):
-                    raise StorageError(
-                        f"the database is not empty (its table {table.name} holds rows): use an empty one, like one just made by "
-                        "CREATE DATABASE"
-                    )
-            yield Loader(session, (await read_standing(session)).version)
+            loader = Loader(session, (await read_standing(session)).version)
+            await require_empty(loader, tables)
+            yield loader
             await session.commit()
             with suppress(StorageError):  # the planner does without for a while
                 await session.run("ANALYZE", answer=_STATEMENT)
     finally:
         await _end(session)
+
+
+async def require_empty(reader: Reader, tables: Sequence[Table]) -> None:
+    """Raise `StorageError` when one of the tables holds something."""
+    for table in tables:
+        if await reader.fetch_one(f"SELECT 1 FROM {table.name} LIMIT 1") is not None:
+            raise StorageError(
+                f"the database is not empty (its table {table.name} holds rows): use an empty one, like one just made by "
+                "CREATE DATABASE"
+            )
 
 
 async def _connect(url: str, limits: Limits | None, *, is_writer: bool) -> Session:

@@ -63,6 +63,11 @@ class ReadOnlyDatabase:
         """The last schema step that the database has taken; 0 for one that is not acmeca's."""
         return cast("int", self._pragma("user_version")[0][0])
 
+    def pages(self) -> tuple[int, int, int]:
+        """The bytes of a page, how many pages there are, and how many of them are free."""
+        size, count, free = (self._pragma(name)[0][0] for name in ("page_size", "page_count", "freelist_count"))
+        return size, count, free
+
     def faults(self, limit: int = 10) -> list[str]:
         """What SQLite finds wrong with the file's structure, at most `limit` lines: pages, rows and types, no indexes."""
         return [text for (text,) in self._pragma(f"quick_check({limit:d})") if text != "ok"]

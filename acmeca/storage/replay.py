@@ -287,7 +287,15 @@ async def _place_certificate(entry: _Placing) -> bool:
     """Rule 4. Who has it in hand is nobody: the process is gone."""
     tx, values = entry.tx, entry.values
     if not await _is_missing(tx, "certificates", values["id"]):
-        return False
+        # It may have been placed before its account was.
+        return bool(
+            await tx.execute(
+                "UPDATE certificates SET account_id = (SELECT id FROM accounts WHERE id = $1) WHERE id = $2 AND account_id IS NULL"
+                " AND EXISTS (SELECT 1 FROM accounts WHERE id = $1)",
+                values["account_id"],
+                values["id"],
+            )
+        )
     if await _is_missing(tx, "issuers", values["issuer_id"]):
         entry.tally.give_up(f"certificate {values['serial']}: its issuer {values['issuer_id']} is not there")
         return False

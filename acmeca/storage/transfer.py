@@ -31,7 +31,7 @@ from acmeca.storage.database import Reader
 from acmeca.storage.errors import StorageError
 from acmeca.storage.postgres import PostgresDatabase
 from acmeca.storage.postgres_url import PostgresUrl
-from acmeca.storage.postgres_whole import load_whole, read_whole
+from acmeca.storage.postgres_whole import load_whole, read_whole, require_empty
 from acmeca.storage.schema import migrate, read_steps
 from acmeca.storage.sqlite import read_snapshot
 from acmeca.storage.tables import (
@@ -109,6 +109,12 @@ async def copy_whole(source: Place, target: Place, *, on_progress: OnProgress) -
         if target.path is not None:
             return await _copy_to_file(reader, target.path, on_progress)
         return await copy_to_server(reader, target, on_progress=on_progress)
+
+
+async def require_empty_server(target: Place) -> None:
+    """Raise `StorageError` when a PostgreSQL database holds something already, or cannot be reached."""
+    async with read_whole(target.url) as reader:
+        await require_empty(reader, tables_of_version(min(reader.version, len(read_steps()))) if reader.version else ())
 
 
 async def copy_to_server(source: Whole, target: Place, *, on_progress: OnProgress) -> Mapping[str, Sum]:

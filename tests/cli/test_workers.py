@@ -13,7 +13,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -35,7 +35,8 @@ from tests.support.processes import Process, clean_environment, wait_until
 from tests.support.status_client import StatusClient
 from tests.support.workers import Connecting, PinnedClient, open_session, owner, session_with, worker_pids
 
-PATIENCE: Final = 60.0  # seconds in which a client has to be done, on a busy machine
+PATIENCE: Final = 120.0  # seconds in which a client has to be done, with several starts meanwhile on a busy machine
+SECONDS: Final = 240.0
 
 Pair = tuple[Installation, Process]
 
@@ -257,6 +258,7 @@ async def in_thread(server: Process, pattern: str) -> None:
     await asyncio.to_thread(server.wait_for_line, pattern)
 
 
+@pytest.mark.timeout(SECONDS)
 async def test_workers_end_and_are_replaced_under_load(stopped: Installation) -> None:
     """A worker is killed, then all are replaced with a new configuration, while clients order. None of their orders fails."""
     with stopped.serve("--workers", "2") as server:
@@ -297,9 +299,9 @@ main()
 """
 
 
-async def test_a_worker_stands_still_and_a_supervisor_is_killed_under_load(stopped: Installation) -> None:
-    """A worker that is stopped is killed, for it may hold what the other waits for. Without a supervisor workers end by
-    themselves, and a new server starts as soon as they have."""
+@pytest.mark.timeout(SECONDS)
+async def test_a_worker_that_stands_still_is_killed_under_load(stopped: Installation) -> None:
+    """It may hold what the other one waits for. Nobody's order fails by it."""
     command = [sys.executable, "-P", "-c", _IMPATIENT, "--config", str(stopped.config_path), "serve", "--workers", "2"]
     with Process(command, env=clean_environment(), cwd=stopped.directory) as server:
         await in_thread(server, READY)
@@ -309,22 +311,24 @@ async def test_a_worker_stands_still_and_a_supervisor_is_killed_under_load(stopp
             os.kill(still, signal.SIGSTOP)
             await in_thread(server, rf"worker 0 \(process {still}\) gave no sign of life for 3 s: it is killed")
             await more(accounts)
-            orphans = worker_pids(server).values()
-            await asyncio.to_thread(server.kill)
-            with await asyncio.to_thread(stopped.serve, "--workers", "2") as next_server:
-                assert not [pid for pid in orphans if Path(f"/proc/{pid}").exists()]
-                await more(accounts)
-                # Two signals: the second one does not wait for requests
-                pids = worker_pids(next_server).values()
-                os.kill(next(iter(pids)), signal.SIGSTOP)
-                next_server.send(signal.SIGTERM)
-                await in_thread(next_server, "worker 1 acmeca.app: stopping")
-                next_server.send(signal.SIGTERM)
-                assert await asyncio.to_thread(next_server.wait) == 0
-                assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-            with await asyncio.to_thread(stopped.serve) as last_server:  # and one process can go on where two were
-                await more(accounts)
-                assert await asyncio.to_thread(last_server.terminate) == 0
+        assert await asyncio.to_thread(server.terminate) == 0, server.output
+    await check(stopped, accounts)
+
+
+@pytest.mark.timeout(SECONDS)
+async def test_a_supervisor_is_killed_under_load(stopped: Installation) -> None:
+    """Its workers end by themselves, and a new server, here of one process, begins when they have."""
+    with ExitStack() as stack:
+        server = stack.enter_context(stopped.serve("--workers", "2"))
+        async with load(stopped) as accounts:
+            await more(accounts)
+            workers = worker_pids(server).values()
+            server.send(signal.SIGKILL)
+            next_server = stack.enter_context(await asyncio.to_thread(stopped.serve))
+            assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+            assert await asyncio.to_thread(server.wait) == -signal.SIGKILL
+            await more(accounts)
+        assert await asyncio.to_thread(next_server.terminate) == 0
     await check(stopped, accounts)
 
 

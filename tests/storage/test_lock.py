@@ -3,12 +3,14 @@
 import asyncio
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from acmeca.storage.errors import LockedError, StorageError
+from acmeca.storage.errors import LockedError, StorageError, WorkersLeftError
 from acmeca.storage.lock import FileTurn, StoreLock
 from tests.support.databases import start_python
 from tests.support.processes import open_descriptors
@@ -189,3 +191,23 @@ async def test_a_turn_where_no_file_can_be(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="cannot lock"):
         async with FileTurn(tmp_path / "link"):
             pass
+
+
+def test_workers_of_a_server_that_is_gone_are_waited_for(tmp_path: Path) -> None:
+    """A server was killed and its workers live on: what they inherited keeps others away until the last one has ended."""
+    lock = StoreLock(tmp_path)
+    lock.acquire()
+    worker = subprocess.Popen([sys.executable, "-Sc", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.workers_file])
+    lock.note_workers([worker.pid])
+    lock.release()
+    with pytest.raises(WorkersLeftError, match=f"workers of a server that was killed \\(processes {worker.pid}\\)"):
+        StoreLock(tmp_path).acquire()
+    assert (tmp_path / "acmeca.lock").read_text() == ""
+    worker.communicate(b"\n")
+    with StoreLock(tmp_path):
+        assert (tmp_path / "acmeca.workers.lock").read_text() == ""
+
+
+def test_workers_are_nobodys_without_the_lock(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        _ = StoreLock(tmp_path).workers_file

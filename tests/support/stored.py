@@ -169,9 +169,11 @@ async def ready_order(
     return kept, tuple(validated)
 
 
-async def issued_certificate(store: Store, **changes: Any) -> Certificate:
-    """A certificate of the server's own, signed."""
-    made = certificate(**changes)
+async def issued_certificate(
+    store: Store, *, owner: Account | None = None, for_order: Order | None = None, **changes: Any
+) -> Certificate:
+    """A signed certificate; the server's own unless it has an owner."""
+    made = certificate(owner, for_order, **changes)
     await store.certificates.record(made, thumbprint=made.id, at=NOW)
     await store.certificates.complete(made, b"signature", sha256="00", at=NOW)
     return made
