@@ -274,7 +274,7 @@ def _run_alone(connection: sqlite3.Connection, body: Body, entries: list[Entry])
     transaction = _SqliteTransaction(connection)
     try:
         value = _run_now(body(transaction))
-    except BaseException as error:  # noqa: BLE001  (it is its caller's, whatever it is; the writer lives on)
+    except BaseException as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
             return Outcome(error=error)
