@@ -11,7 +11,7 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from acmeca.policy.names import NamePolicy
 from acmeca.service.accounts import Accounts
 from acmeca.service.administration import Administration
 from acmeca.service.ambient import Ambient
+from acmeca.service.audit_heads import AuditHeads
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
 from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy, to_pem
@@ -92,6 +93,7 @@ class Opened:
     services: Services
     administration: Administration
     jobs: Jobs
+    audit_heads: AuditHeads
     endpoints: _Endpoints
     tls: ssl.SSLContext
 
@@ -160,6 +162,7 @@ async def opened(
             ca = await _compose(config, store, nonces=nonces, ambient=ambient, open_key=open_key)
             _write_root(config, ca.services.issuers.roots_pem())
             yield ca
+            await _sign_if_possible(ca.audit_heads.sign)
         finally:
             nonces.close()
 
@@ -223,6 +226,7 @@ async def _compose(
         ambient=ambient,
         on_listener=tls.load_cert_chain,  # on a context in use: new connections get the new certificate
     )
+    audit_heads = AuditHeads(store, data_dir=data_dir, ambient=ambient)
     return Opened(
         config=config,
         store=store,
@@ -250,7 +254,9 @@ async def _compose(
             certificates=certificates,
             own_certificates=own_certificates,
             status=status,
+            audit_heads=audit_heads,
         ),
+        audit_heads=audit_heads,
         endpoints=endpoints,
         tls=tls,
     )
@@ -316,6 +322,7 @@ async def serving(opened: Opened) -> AsyncIterator[None]:
         await _note_if_possible(
             opened, audit.ServerStarted(actor=audit.SYSTEM, version=__version__, config_sha256=config_sha256(config))
         )
+        await _sign_if_possible(opened.audit_heads.sign_with_new_key)
         jobs = asyncio.create_task(opened.jobs.run(), name="jobs")
         try:
             yield
@@ -364,6 +371,14 @@ async def _note_if_possible(opened: Opened, event: audit.Event) -> None:
         await opened.store.note(event, at=opened.services.ambient.now())
     except AcmecaError:
         log.exception("%s is not in the audit", event.kind)
+
+
+async def _sign_if_possible(sign: Callable[[], Awaitable[None]]) -> None:
+    """Heads at a start and an end: a full disk, or a key that cannot be read, hinders neither."""
+    try:
+        await sign()
+    except (AcmecaError, OSError) as error:
+        log.warning("the audit's head is not signed: %s", error)
 
 
 def _write_root(config: Config, roots_pem: bytes) -> None:

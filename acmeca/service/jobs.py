@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from acmeca.service.audit_heads import AuditHeads
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
 from acmeca.service.leadership import Leadership
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS: Final = 10.0
 _EXPIRY_SECONDS: Final = 60.0
+_HEAD_SECONDS: Final = 60.0  # what is cut off the end of the audit within this time leaves no signed trace
 _RENEWAL_SECONDS: Final = 60.0
 _CRL_SECONDS: Final = 30.0  # the clock may jump, so the schedule is looked at more often than it needs
 _CRL_PAUSE_SECONDS: Final = 0.5  # revocations in quick succession share a CRL
@@ -35,7 +37,7 @@ _FOLLOW_SECONDS: Final = 0.25  # RULES §5: "A revocation shows in OCSP within a
 
 
 class Jobs:
-    """The duties of one server: signs of life, unfinished work, expiry, own certificates, CRLs.
+    """The duties of one server: signs of life, unfinished work, expiry, own certificates, CRLs, the audit's heads.
 
     `fenced` is set when another process has taken this one's place: it has to end.
     """
@@ -50,6 +52,7 @@ class Jobs:
         certificates: Certificates,
         own_certificates: OwnCertificates,
         status: Status,
+        audit_heads: AuditHeads,
     ) -> None:
         self._store = store
         self._leadership = leadership
@@ -58,6 +61,7 @@ class Jobs:
         self._certificates = certificates
         self._own_certificates = own_certificates
         self._status = status
+        self._audit_heads = audit_heads
         self.fenced = asyncio.Event()
 
     async def prepare(self) -> None:
@@ -81,6 +85,7 @@ class Jobs:
             group.create_task(_repeat("expiry", self._expire, _EXPIRY_SECONDS))
             group.create_task(_repeat("own certificates", self._own_certificates.refresh, _RENEWAL_SECONDS))
             group.create_task(self._publish_crls())
+            group.create_task(_repeat("audit heads", self._audit_heads.sign_with_new_key, _HEAD_SECONDS))
 
     async def _beat(self) -> None:
         try:
