@@ -5,8 +5,10 @@ Rule 1: the product has no hooks for this. A step is a function of the product o
 Rule 2: a test that kills proves that the process died at that step (exit code -9), so a step that moved makes it fail.
 """
 
+import asyncio
 import functools
 import importlib
+import inspect
 import multiprocessing
 import os
 import resource
@@ -18,6 +20,7 @@ from typing import Any, Final
 
 from acmeca.cli.main import run
 from acmeca.storage.backup import Circumstances, copy_pages, write_backup
+from acmeca.storage.transfer import Place, copy_whole
 
 KILLED: Final = -signal.SIGKILL
 _SECONDS: Final = 60.0
@@ -61,7 +64,14 @@ def _dying(step: str, work: Callable[..., object], *args: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    setattr(owner, name, dying)
+    @functools.wraps(real)
+    async def dying_later(*args: Any, **kwargs: Any) -> Any:
+        if when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        await real(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, dying_later if inspect.iscoroutinefunction(real) else dying)
     work(*args)
 
 
@@ -107,6 +117,11 @@ def back_up(source: Path, target: Path, *, may_replace: bool = True, **changes: 
         may_replace=may_replace,
         on_progress=no_progress,
     )
+
+
+def copy_database(source: Place, target: Place) -> None:
+    """`copy_whole` of a database."""
+    asyncio.run(copy_whole(source, target, on_progress=no_progress))
 
 
 def no_progress(what: str, done: int, total: int) -> None:
