@@ -3,6 +3,7 @@
 The layers, each importing only what stands below it (``tests/test_architecture.py`` proves it)::
 
     cli                                 verbs
+    recovery                            backup, restore, copy: beside a server, or instead of it
     app                                 composition root
     config                              TOML -> checked values
     web                                 aiohttp listeners

@@ -60,6 +60,11 @@ class TestImports:
         }
         assert users == {PACKAGE / "acme" / "jwk.py"}
 
+    def test_prometheus(self) -> None:
+        """Rule of web/metrics.py: it is "the one module that knows prometheus_client"."""
+        users = {path for path, tree in modules(PACKAGE) if any("prometheus" in name for name in imported_by(tree))}
+        assert users == {PACKAGE / "web" / "metrics.py"}
+
     def test_no_layer_imports_the_tests(self) -> None:
         for path, tree in modules(PACKAGE):
             assert not [name for name in imported_by(tree) if name.split(".")[0] in {"tests", "pytest"}], path
@@ -138,7 +143,7 @@ class TestRoutes:
                     routed.add((route.method, route.resource.canonical))
             return application
 
-        for builder in ("build_acme_app", "build_status_app"):
+        for builder in ("build_acme_app", "build_status_app", "build_operations_app"):
             build = getattr(app, builder)
             monkeypatch.setattr(app, builder, lambda opened, build=build: noted(build(opened)))
 
@@ -158,6 +163,7 @@ class TestRoutes:
             fetched = [ca.issuer.crl_url, ca.issuer.issuer_url, ca.urls.issuer_pem(ca.issuer.id), ca.urls.bundle]
             fetched += [ca.urls.roots, status + Paths.HEALTH_LIVE, status + Paths.HEALTH_READY]
             fetched += [base + path for base in (ca.urls.base, status) for path in (Paths.FRONT_PAGE, Paths.STYLESHEET)]
+            fetched += [ca.admin_url + path for path in (Paths.METRICS, Paths.HEALTH_LIVE, Paths.HEALTH_READY)]
             for url in fetched:
                 for method in ("GET", "HEAD"):
                     async with session.request(method, url) as answer:

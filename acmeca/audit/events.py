@@ -207,6 +207,23 @@ class CertificateRevoked(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificatesForgotten(Event):
+    """Retention deleted certificates that expired long ago, as configured: from now on they are unknown here.
+
+    `count` says how many, `revoked` how many of them had been revoked; they expired between the two moments, which are counted
+    in. What they were stands in the records of their issuance.
+    """
+
+    kind = "certificates.forgotten"
+    about = "last_not_after"
+
+    count: int
+    revoked: int
+    first_not_after: str
+    last_not_after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RevocationRefused(Event):
     """Somebody asked for a revocation and was refused. `serial_hex` is "unknown" for what is no certificate of ours."""
 
@@ -297,3 +314,21 @@ class ServerStopped(Event):
     about = "version"
 
     version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreRestored(Event):
+    """The store was restored from a backup, and what journals say was done since was done again.
+
+    `backup_sha256` is the digest of the backup, `backup_at` when it was made, `replayed` how many commits were replayed.
+    `complete` is "yes" when nothing is known to be missing, otherwise "no": `losses` says for the first of them what is.
+    """
+
+    kind = "store.restored"
+    about = "backup_sha256"
+
+    backup_sha256: str
+    backup_at: str
+    complete: str
+    replayed: int
+    losses: tuple[str, ...]

@@ -12,12 +12,15 @@ from pathlib import Path
 import click
 
 from acmeca import __version__
+from acmeca.cli.backup import backup, restore_command
 from acmeca.cli.certificates import list_certificates, revoke, show
 from acmeca.cli.crls import crl
 from acmeca.cli.doctor import doctor
 from acmeca.cli.init import init
+from acmeca.cli.journal import journal
 from acmeca.cli.output import examples, print_failure
 from acmeca.cli.serve import serve
+from acmeca.cli.storage import storage
 from acmeca.errors import AcmecaError
 
 _INTERRUPTED = 128 + 2  # SIGINT
@@ -31,6 +34,7 @@ _INTERRUPTED = 128 + 2  # SIGINT
         "acmeca doctor                                       is all well?",
         "acmeca list --name '*.db.corp.internal'             find a certificate",
         "acmeca revoke SERIAL --reason keyCompromise         revoke one",
+        "acmeca backup FILE                                  keep what it knows elsewhere",
     ),
 )
 @click.option(
@@ -52,7 +56,7 @@ def cli(context: click.Context, config_path: Path | None) -> None:
     context.obj = config_path
 
 
-for _verb in (init, serve, doctor, list_certificates, show, revoke, crl):
+for _verb in (init, serve, doctor, list_certificates, show, revoke, crl, backup, restore_command, journal, storage):
     cli.add_command(_verb)
 
 

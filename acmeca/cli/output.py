@@ -8,11 +8,13 @@ Rule 3: into a pipe or a file goes one row per line without colours; what progra
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 _GAP: Final = "  "
@@ -79,6 +81,33 @@ def print_table(headings: Sequence[str], rows: Sequence[tuple[*tuple[Text, ...],
             _print_row(console, row_cells, widths, texts[0] if texts else Text())
             for text in texts[1:]:
                 console.print(Text.assemble(" " * before, text))
+
+
+@contextmanager
+def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """`on_progress(what, done, total)` draws a line on a terminal's stderr, and nothing anywhere else. It is gone at the end."""
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, done, total: None  # noqa: ARG005  (nobody looks)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total or None)
+
+        yield show
+
+
+def format_size(octets: int) -> str:
+    """`812 B`, `4.1 KiB`, `1.2 GiB`."""
+    size = float(octets)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
 
 
 def _safe(part: str | tuple[str, str]) -> Text:

@@ -100,7 +100,8 @@ def _is_vacant(config: Config, path: Path) -> bool:
         require_vacant(config, beside=(path,))
     except Conflict:
         return False
-    return True
+    # On a database server another host may have made one.
+    return config.database_path is not None or not asyncio.run(app.holds_ca(config))
 
 
 Serving = Callable[[], Awaitable[None]]
@@ -135,7 +136,7 @@ async def _serve(config: Config, serving: Serving, *, make_ca: bool) -> None:
     if make_ca:
         hierarchy = await app.init(config, actor=SYSTEM)
         print_line(f"Made a new CA in {config.server.data_dir}; its root's key is {hierarchy.root_key_path}")
-    elif not config.database_path.exists():
+    elif not app.is_database_there(config):
         raise AcmecaError(f"there is no CA in {config.server.data_dir}; make one with: acmeca init")
     await _serve_when_unlocked(config, serving)
     print_line("Stopped.")

@@ -15,11 +15,14 @@ from typing import Final, NamedTuple
 
 from acmeca.acme.identifiers import canonical_dns_name, canonical_ip
 from acmeca.policy.names import Network, parse_name_pattern
+from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.validation.resolver import Server, parse_server
 
 _DURATION: Final = re.compile(r"([0-9]{1,10})([smhd])\Z")
 _SECONDS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _MAX_DURATION: Final = timedelta(days=36_500)  # beyond it dates overflow
+
+_NEVER: Final = "never"
 
 _ORIGIN: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)\Z", re.DOTALL)
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?\Z")
@@ -73,6 +76,20 @@ def duration_between(low: timedelta, high: timedelta) -> Callable[[object], time
         return duration
 
     return parse
+
+
+def never_or(parse: Callable[[object], timedelta]) -> Callable[[object], timedelta | None]:
+    """A parser of what `parse` takes, or `never`, which is None."""
+
+    def parse_both(value: object) -> timedelta | None:
+        if value is None or value == _NEVER:
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ValueError(f'{error}; or "{_NEVER}"') from None
+
+    return parse_both
 
 
 # --- plain types --------------------------------------------------------------------------------------------------
@@ -264,12 +281,16 @@ def parse_file(value: object) -> Path:
 
 
 def parse_storage_url(value: object) -> str:
-    """`sqlite:///path`."""
-    allowed = 'write "sqlite:///acmeca.db" (three slashes: a path in data_dir), or four slashes and an absolute path'
+    """`sqlite:///path`, or `postgresql://user@host,host/database` (`PostgresUrl`)."""
+    allowed = (
+        'write "sqlite:///acmeca.db" (three slashes: a path in data_dir), or four slashes and an absolute path,'
+        ' or "postgresql://acmeca@db.corp.internal/acmeca"'
+    )
     text = parse_text(value)
     path = text.removeprefix("sqlite:///")
     if text.startswith(("postgresql:", "postgres:")):
-        raise ValueError(f"this version keeps its data in SQLite only; {allowed}")
+        PostgresUrl.parse(text)
+        return text
     if path == text or not path.strip("/") or path.endswith("/"):
         raise ValueError(allowed)
     if not path.isprintable() or any(character in path for character in "?#:"):

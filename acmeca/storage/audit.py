@@ -11,6 +11,7 @@ from typing import Final
 from acmeca.audit import ChainVerifier, Event, Fault, Head, Record, build_record
 from acmeca.storage.database import Database, Entry, Reader, Row, Transaction
 from acmeca.storage.errors import StorageError
+from acmeca.storage.times import from_seconds
 
 _PAGE: Final = 1000  # records read at a time: the chain may be longer than memory
 
@@ -54,6 +55,19 @@ async def fetch_head(reader: Reader, writer: str) -> Head | None:
         "SELECT sequence, hash FROM audit WHERE writer = $1 ORDER BY sequence DESC LIMIT 1", writer
     )
     return None if row is None else Head(writer, row["sequence"], row["hash"])
+
+
+async def fetch_newest(reader: Reader, writer: str) -> datetime | None:
+    """When the last record of a writer's chain was made, or None when it has none."""
+    row = await reader.fetch_one("SELECT at FROM audit WHERE writer = $1 ORDER BY sequence DESC LIMIT 1", writer)
+    return None if row is None else from_seconds(row["at"])
+
+
+async def fetch_heads(reader: Reader) -> list[Head]:
+    """The last record of each writer's chain."""
+    ends = await reader.fetch_all("SELECT writer FROM audit GROUP BY writer ORDER BY writer")
+    heads = [await fetch_head(reader, row["writer"]) for row in ends]
+    return [head for head in heads if head is not None]
 
 
 async def records(database: Database, *, page: int = _PAGE) -> AsyncIterator[Record]:

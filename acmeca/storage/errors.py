@@ -13,8 +13,9 @@ from acmeca.errors import AcmecaError
 class StorageError(AcmecaError):
     """The database could not do what was asked: disk full, I/O error, locked, closed, a broken constraint.
 
-    Raised from a write it means that the write is not there, with one exception: when the commit itself met an I/O error
-    and the machine stops right after, it may be there after all.
+    Raised from a write it means that the write is not there, with two exceptions: when the commit itself met an I/O error
+    and the machine stops right after, it may be there after all; and where the text says that it may have been kept, the
+    answer to a commit was lost, and nobody could say what became of it.
     """
 
 

@@ -22,6 +22,9 @@ from acmeca.storage.errors import LockedError, StorageError, WorkersLeftError
 LOCK_NAME: Final = "acmeca.lock"
 WORKERS_LOCK_NAME: Final = "acmeca.workers.lock"
 
+_LOOK_SECONDS: Final = 0.02  # between two looks at a turn that another process has
+_PATIENCE: Final = 60.0
+
 
 class StoreLock:
     """The lock on one data directory, taken by `acquire` or `with`. A process forked while it is held shares it."""
@@ -80,16 +83,27 @@ class StoreLock:
 
 
 class FileTurn:
-    """A turn among the processes that share a file, waited for beside the event loop: `async with FileTurn(path)`."""
+    """A turn among the processes that share a file, for what is rare and takes its time: `async with FileTurn(path)`.
 
-    def __init__(self, path: Path) -> None:
+    Raises `StorageError` when the file cannot be locked, or nobody lets go of it for `patience` seconds.
+    """
+
+    def __init__(self, path: Path, *, patience: float = _PATIENCE) -> None:
         self._path = path
+        self._patience = patience
         self._file: int | None = None
 
     async def __aenter__(self) -> None:
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            await asyncio.to_thread(fcntl.flock, self._file, fcntl.LOCK_EX)
+            async with asyncio.timeout(self._patience):
+                # Looked at again and again: a thread that waits in the kernel could not be told to stop, and would take
+                # the lock of whatever file has this descriptor's number by then.
+                while not _is_locked_now(self._file):  # noqa: ASYNC110  (no event tells of another process)
+                    await asyncio.sleep(_LOOK_SECONDS)
+        except TimeoutError as error:
+            self._let_go()
+            raise StorageError(f"another process holds {self._path} for {self._patience:g} s already") from error
         except OSError as error:
             self._let_go()
             raise StorageError(f"cannot lock {self._path}: {error.strerror}") from error
@@ -106,6 +120,14 @@ class FileTurn:
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)
+
+
+def _is_locked_now(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _take(path: Path) -> tuple[int | None, list[int]]:

@@ -39,7 +39,7 @@ def _host() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all: a crash leaves no file with half a name."""
+    """Whole or not at all, and durably: no crash leaves half a name, or a name that others know and the file does not."""
     fresh = path.with_name(path.name + ".new")
     file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -48,3 +48,8 @@ def _write(path: Path, text: str) -> None:
     finally:
         os.close(file)
     fresh.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -8,12 +8,12 @@ Rule 3: calls block. There is no server behind them whose event loop would have 
 """
 
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from acmeca.storage.database import Row, Transaction, Value
+from acmeca.storage.database import Reader, Row, Transaction, Value
 from acmeca.storage.errors import StorageError
 from acmeca.storage.sqlite import parse_statement
 
@@ -37,6 +37,21 @@ class ReadOnlyDatabase:
 
     async def scan(self, sql: str, *args: Value) -> list[Row]:
         return self._run(sql, args)
+
+    @property
+    def waiting_writes(self) -> int:
+        return 0
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Reader]:
+        try:
+            self._connection.execute("BEGIN")
+            yield self
+        except sqlite3.Error as error:
+            raise _storage_error(error) from error
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:  # noqa: ARG002  (the interface has it)
         raise StorageError("the database was opened for reading only")

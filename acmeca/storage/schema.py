@@ -1,9 +1,11 @@
-"""The schema's numbered steps, and the one way forward through them.
+"""The schema's numbered steps, what may be done with a database that has taken some of them, and SQLite's way through them.
 
 Rule 1: steps are `migrations/NNNN_name.sql`, numbered from 1 without a gap. A step that was released is never changed; a
-change is the next step. There is no way back but a backup.
+change is the next step. There is no way back but a backup. Where one text cannot serve both engines, `NNNN_name.sqlite.sql`
+or `NNNN_name.postgresql.sql` takes the place of the common file.
 Rule 2: a step and the number it leads to are committed together, so a process killed in the middle leaves the step before.
-Rule 3: a database that knows more steps than the program is not touched.
+Rule 3: a step is additive: a program that does not know it goes on, on this database (a new table, a new column that may be
+left out). One that is not says so in its first line, `-- incompatible`, and older programs do not touch the database any more.
 Rule 4: steps have no deferred constraints (`database.py`, rule 3) and no transactions or pragmas of their own.
 """
 
@@ -13,31 +15,49 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from acmeca.storage.errors import StorageError
 
-_FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+Engine: TypeAlias = Literal["sqlite", "postgresql"]
+
+_FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)(?:\.(sqlite|postgresql))?\.sql")
 _COMMENT: Final = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
+_INCOMPATIBLE: Final = "-- incompatible"
+
+
+# --- the steps ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: `number` is the schema's version after it, `script` its SQL, each statement ended by a semicolon."""
+    """One step: `number` is the schema's version after it, `script` its SQL, each statement ended by a semicolon.
+
+    `is_additive` says whether a program that does not know the step may run on a database that has taken it.
+    """
 
     number: int
     name: str
     script: str
+    is_additive: bool = True
 
 
-def read_steps() -> tuple[Step, ...]:
-    """The steps this program brings along, in order."""
-    steps = [
-        Step(int(match[1]), match[2], file.read_text(encoding="utf-8"))
-        for file in resources.files("acmeca.storage").joinpath("migrations").iterdir()
-        if (match := _FILE_NAME.fullmatch(file.name))
-    ]
-    return order_steps(steps)
+def read_steps(engine: Engine = "sqlite") -> tuple[Step, ...]:
+    """The steps this program brings along for an engine, in order."""
+    files = resources.files("acmeca.storage").joinpath("migrations").iterdir()
+    return order_steps(choose_steps({file.name: file.read_text(encoding="utf-8") for file in files}, engine))
+
+
+def choose_steps(files: dict[str, str], engine: Engine) -> list[Step]:
+    """The steps among files (name → text): an engine's own file before the common one of the same number and name."""
+    chosen: dict[str, Step] = {}
+    for file_name in sorted(files, key=len):  # `0002_x.sql` before `0002_x.postgresql.sql`, which takes its place
+        match = _FILE_NAME.fullmatch(file_name)
+        if match and match[3] in {None, engine}:
+            script = files[file_name]
+            is_additive = script.partition("\n")[0].strip() != _INCOMPATIBLE
+            chosen[f"{match[1]}_{match[2]}"] = Step(int(match[1]), match[2], script, is_additive=is_additive)
+    return list(chosen.values())
 
 
 def order_steps(steps: Iterable[Step]) -> tuple[Step, ...]:
@@ -65,16 +85,55 @@ def split_statements(script: str) -> tuple[str, ...]:
     return tuple(script[start:end].strip() for start, end in pairwise(ends))
 
 
-def migrate(connection: sqlite3.Connection, steps: Sequence[Step]) -> int:
-    """Bring a database to the last of `steps` and return its version. The connection is in autocommit mode.
+# --- where a database stands --------------------------------------------------------------------------------------
 
-    Raises `StorageError` when the database is newer than the program, is not acmeca's, or a step fails.
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The last step a database has taken, and the oldest program that may work with it, by the last step that one knows.
+
+    Both are 0 for a database that is still empty.
+    """
+
+    version: int
+    minimum: int
+
+    def after(self, step: Step) -> "Standing":
+        """Where it stands once it has taken `step`. Nothing older than the first step ever works."""
+        bars = not step.is_additive or step.number == 1
+        return Standing(step.number, step.number if bars else self.minimum)
+
+
+def missing_steps(standing: Standing, steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps a program that brings `steps` has to take before it works with a database: none when that is ahead of it.
+
+    Raises `StorageError` when the database has taken a step that this program cannot live with.
+    """
+    newest = len(steps)
+    if standing.minimum > newest:
+        raise StorageError(
+            f"the database was made by a newer acmeca (its schema is {standing.version}, this program knows {newest}):"
+            f" run a version that knows {standing.minimum}, or restore a backup made by this one"
+        )
+    return tuple(steps[standing.version :])
+
+
+# --- SQLite -------------------------------------------------------------------------------------------------------
+
+# `PRAGMA user_version` is the version; the table has it once more, for whoever reads both engines, and the minimum.
+STANDING_TABLE: Final = "CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL, minimum BIGINT NOT NULL)"
+
+
+def migrate(connection: sqlite3.Connection, steps: Sequence[Step]) -> int:
+    """Take the steps that an SQLite database lacks and return its version. The connection is in autocommit mode.
+
+    Raises `StorageError` when the database is newer than the program can bear, is not acmeca's, or a step fails.
     """
     # Foreign keys rest meanwhile, so that a step may rebuild a table; each step ends with a check of all of them.
     connection.execute("PRAGMA foreign_keys = OFF")
     try:
-        for step in steps:
-            _take_step(connection, step, newest=len(steps))
+        while _take_next_step(connection, steps):
+            pass
         return _read_number(connection, "PRAGMA user_version")
     except sqlite3.Error as error:
         raise StorageError(f"the schema cannot be brought up to date: {error}") from error
@@ -82,21 +141,16 @@ def migrate(connection: sqlite3.Connection, steps: Sequence[Step]) -> int:
         connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _take_step(connection: sqlite3.Connection, step: Step, *, newest: int) -> None:
-    """Take one step, unless it was taken before."""
+def _take_next_step(connection: sqlite3.Connection, steps: Sequence[Step]) -> bool:
+    """Take the first step that the database lacks; False when it lacks none."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         # Step 1: where the database stands, read under the write lock, so that no other process moves it meanwhile.
-        version = _read_number(connection, "PRAGMA user_version")
-        if version > newest:
-            raise StorageError(
-                f"the database was made by a newer acmeca (its schema is {version}, this program knows {newest}):"
-                " run that version, or restore a backup made by this one"
-            )
-        if version == 0 and _read_number(connection, "SELECT COUNT(*) FROM sqlite_schema"):
-            raise StorageError("the database is not acmeca's: it has tables, but no schema version")
-        if step.number <= version:
-            return
+        standing = _read_standing(connection)
+        missing = missing_steps(standing, steps)
+        if not missing:
+            return False
+        step = missing[0]
         # Step 2: the statements.
         for statement in split_statements(step.script):
             connection.execute(statement)
@@ -108,12 +162,29 @@ def _take_step(connection: sqlite3.Connection, step: Step, *, newest: int) -> No
             raise StorageError(
                 f"schema step {step.number} ({step.name}) leaves {len(broken)} rows without their parent"
             )
-        # Step 4: the number, with the statements or not at all. A pragma takes no parameter; the number is our own.
-        connection.execute(f"PRAGMA user_version = {step.number:d}")
+        # Step 4: the new standing, with the statements or not at all.
+        _write_standing(connection, standing.after(step))
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+    return True
+
+
+def _read_standing(connection: sqlite3.Connection) -> Standing:
+    version = _read_number(connection, "PRAGMA user_version")
+    if version == 0 and _read_number(connection, "SELECT COUNT(*) FROM sqlite_schema"):
+        raise StorageError("the database is not acmeca's: it has tables, but no schema version")
+    if not _read_number(connection, "SELECT COUNT(*) FROM sqlite_schema WHERE name = 'schema_version'"):
+        return Standing(version, version)  # from before there was a minimum: nobody promised anything to older programs
+    return Standing(version, _read_number(connection, "SELECT minimum FROM schema_version"))
+
+
+def _write_standing(connection: sqlite3.Connection, standing: Standing) -> None:
+    connection.execute(STANDING_TABLE)
+    connection.execute("DELETE FROM schema_version")
+    connection.execute("INSERT INTO schema_version VALUES (?, ?)", (standing.version, standing.minimum))
+    connection.execute(f"PRAGMA user_version = {standing.version:d}")  # a pragma takes no parameter
 
 
 def _read_number(connection: sqlite3.Connection, sql: str) -> int:

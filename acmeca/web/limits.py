@@ -24,18 +24,20 @@ class ConnectionLimits:
     acme: int
     status: int
     control: int
+    admin: int
 
     @classmethod
     def from_descriptors(cls, descriptors: int) -> Self:
-        """Share out `descriptors`: a third, a half, a twelfth of what the process itself does not need.
+        """Share out `descriptors`: a third, a half, a twelfth, a hundredth of what the process itself does not need.
 
-        The twelfth that is left is for validations. The upper bounds are for memory (see MemoryMax in conf/acmeca.service).
+        The fourteenth that is left is for validations. The upper bounds are for memory (see MemoryMax in conf/acmeca.service).
         """
         shared = max(0, descriptors - _RESERVED)
         return cls(
             acme=max(1, min(4_096, shared // 3)),
             status=max(1, min(16_384, shared // 2)),
             control=max(1, min(64, shared // 12)),
+            admin=max(1, min(32, shared // 100)),
         )
 
     def shared_by(self, workers: int) -> Self:

@@ -65,7 +65,7 @@ class Listener:
         self._host = host
         self._port = port
         self._tls = tls
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._patience = patience
         self._refusal = refusal
         self._servers: list[asyncio.Server] = []
@@ -101,6 +101,11 @@ class Listener:
             if sock.family in {socket.AF_INET, socket.AF_INET6}:
                 address, port = sock.getsockname()[:2]
                 yield address, port
+
+    @property
+    def connections(self) -> int:
+        """How many are open, from their acceptance on."""
+        return len(self._connections)
 
     async def stop(self) -> None:
         """Rule 2. Requests that are not finished in time are cancelled."""
@@ -145,10 +150,10 @@ class Listener:
         return self._connection() if self._has_room() else TurnedAway()
 
     def _has_room(self) -> bool:
-        if len(self._connections) < self._max_connections:
+        if len(self._connections) < self.max_connections:
             return True
         self._turned_away.note(
-            f"a connection to {self._name} was turned away: {self._max_connections} are open, the most it takes"
+            f"a connection to {self._name} was turned away: {self.max_connections} are open, the most it takes"
         )
         return False
 

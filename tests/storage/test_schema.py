@@ -1,5 +1,6 @@
 """The schema's steps: in order, whole or not at all, never backwards."""
 
+import dataclasses
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -11,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmeca.storage.errors import StorageError
-from acmeca.storage.schema import Step, migrate, order_steps, read_steps, split_statements
+from acmeca.storage.schema import (
+    Standing,
+    Step,
+    choose_steps,
+    migrate,
+    missing_steps,
+    order_steps,
+    read_steps,
+    split_statements,
+)
 from tests.support.databases import connect, start_python
 
 FIRST = Step(1, "first", "CREATE TABLE a (id TEXT PRIMARY KEY);")
@@ -32,7 +42,15 @@ def connection(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def tables(connection: sqlite3.Connection) -> list[str]:
-    return [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+    """The tables that the steps made."""
+    found = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+    return [row[0] for row in found if row[0] != "schema_version"]
+
+
+def standing(connection: sqlite3.Connection) -> tuple[int, int]:
+    """What the table says; one row, whatever happened."""
+    (row,) = connection.execute("SELECT version, minimum FROM schema_version")
+    return row[0], row[1]
 
 
 def version(connection: sqlite3.Connection) -> int:
@@ -75,11 +93,27 @@ class TestMigrate:
         migrate(connection, [FIRST, SECOND])
         assert connection.execute("PRAGMA foreign_keys").fetchone() == (1,)
 
-    def test_a_newer_database_is_not_touched(self, connection: sqlite3.Connection) -> None:
+    def test_a_program_works_on_a_newer_database_while_the_steps_it_lacks_are_additive(
+        self, connection: sqlite3.Connection
+    ) -> None:
+        """Servers are renewed one by one: the old ones start and run beside the first new one."""
         migrate(connection, [FIRST, SECOND])
+        assert migrate(connection, [FIRST]) == 2
+        assert standing(connection) == (2, 1)
+        assert not connection.in_transaction
+
+    def test_a_database_from_before_there_was_a_minimum_goes_on(self, connection: sqlite3.Connection) -> None:
+        connection.executescript("CREATE TABLE a (id TEXT PRIMARY KEY); PRAGMA user_version = 1")
+        assert migrate(connection, [FIRST]) == 1
+        assert migrate(connection, [FIRST, SECOND]) == 2
+        assert standing(connection) == (2, 1)
+
+    def test_a_newer_database_is_not_touched(self, connection: sqlite3.Connection) -> None:
+        migrate(connection, [FIRST, dataclasses.replace(SECOND, is_additive=False)])
         with pytest.raises(StorageError, match=r"newer acmeca \(its schema is 2, this program knows 1\)"):
             migrate(connection, [FIRST])
         assert version(connection) == 2
+        assert standing(connection) == (2, 2)
         assert not connection.in_transaction
 
     def test_somebody_elses_database_is_not_touched(self, connection: sqlite3.Connection) -> None:
@@ -156,6 +190,60 @@ class TestOrder:
 
     def test_the_order_of_the_files_does_not_matter(self) -> None:
         assert order_steps([SECOND, FIRST]) == (FIRST, SECOND)
+
+
+class TestStanding:
+    """Who may work with what: the whole decision, which both engines ask."""
+
+    STEPS = (FIRST, SECOND, Step(3, "third", "", is_additive=False), Step(4, "fourth", ""))
+
+    @pytest.mark.parametrize(("version", "minimum"), [(1, 1), (2, 1), (3, 3), (4, 3)])
+    def test_the_minimum_is_the_last_step_that_bars_older_programs(self, version: int, minimum: int) -> None:
+        reached = Standing(0, 0)
+        for step in self.STEPS[:version]:
+            reached = reached.after(step)
+        assert reached == Standing(version, minimum)
+
+    @pytest.mark.parametrize("known", [1, 2, 3, 4])
+    @pytest.mark.parametrize(("version", "minimum"), [(0, 0), (1, 1), (2, 1), (3, 3), (4, 3)])
+    def test_a_program_takes_what_is_missing_or_nothing_or_is_refused(
+        self, known: int, version: int, minimum: int
+    ) -> None:
+        steps = self.STEPS[:known]
+        if known < minimum:
+            with pytest.raises(StorageError, match=rf"its schema is {version}, this program knows {known}"):
+                missing_steps(Standing(version, minimum), steps)
+        else:
+            assert missing_steps(Standing(version, minimum), steps) == self.STEPS[version:known]
+
+
+class TestFiles:
+    FILES = {  # noqa: RUF012  (read only)
+        "0001_a.sql": "CREATE TABLE a (id TEXT);",
+        "0002_b.sql": "common",
+        "0002_b.postgresql.sql": "-- incompatible\nPostgreSQL's",
+        "README.md": "no step",
+    }
+
+    def test_an_engines_own_file_takes_the_place_of_the_common_one(self) -> None:
+        assert [step.script for step in choose_steps(self.FILES, "sqlite")] == ["CREATE TABLE a (id TEXT);", "common"]
+        assert choose_steps(self.FILES, "postgresql")[1] == Step(
+            2, "b", "-- incompatible\nPostgreSQL's", is_additive=False
+        )
+
+    def test_a_step_bars_older_programs_only_where_its_first_line_says_so(self) -> None:
+        scripts = {
+            "0001_a.sql": "-- incompatible\n",
+            "0002_b.sql": "-- this is incompatible\n",
+            "0003_c.sql": "\n-- incompatible\n",
+        }
+        assert [step.is_additive for step in choose_steps(scripts, "sqlite")] == [False, True, True]
+
+    def test_both_engines_take_the_same_steps(self) -> None:
+        own, other = read_steps("sqlite"), read_steps("postgresql")
+        assert [(step.number, step.name, step.is_additive) for step in own] == [
+            (step.number, step.name, step.is_additive) for step in other
+        ]
 
 
 STATEMENTS = [

@@ -587,7 +587,7 @@ class TestTrouble:
         await gate.reached()
         waiting = asyncio.create_task(database.write(note("waiting")))
         await asyncio.sleep(0)
-        database._writer._task.cancel()
+        database._queue._task.cancel()
         results = await asyncio.gather(running, waiting, return_exceptions=True)
         assert [type(result) for result in results] == [StorageError, StorageError]
         assert "may have been kept" in str(results[0])
@@ -639,7 +639,7 @@ class TestClose:
         tasks += [asyncio.create_task(database.write(note(f"n{number}"))) for number in range(3)]
         await asyncio.sleep(0)
         closing = asyncio.create_task(database.close())
-        while not database._writer._closing:  # noqa: ASYNC110  (nobody sets an event for it)
+        while not database._queue._closing:  # noqa: ASYNC110  (nobody sets an event for it)
             await asyncio.sleep(0)
         gate.open()
         results = await asyncio.gather(*tasks, return_exceptions=True)

@@ -47,6 +47,8 @@ class Kept:
 async def check_database(config: Config) -> tuple[list[Finding], Kept]:
     """Look at the database. What a server that starts meanwhile may have disturbed is looked at again."""
     path = config.database_path
+    if path is None:
+        return [], Kept()
     about = f"database {path}"
     if not path.exists():
         return [error(about, "is not there", "Make a CA with: acmeca init")], Kept()
