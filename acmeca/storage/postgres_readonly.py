@@ -11,6 +11,7 @@ from typing import TypeVar
 from acmeca.storage.database import Reader, Row, Transaction, Value
 from acmeca.storage.errors import StorageError
 from acmeca.storage.postgres_whole import WholeReader, read_whole
+from acmeca.storage.schema import Standing
 from acmeca.storage.sizes import FileSizes, TableSize
 
 T = TypeVar("T")
@@ -48,6 +49,13 @@ class ReadOnlyPostgres:
     def schema_version(self) -> int:
         """The last schema step that the database has taken; 0 for one that is empty."""
         return self._whole.version
+
+    async def standing(self) -> Standing:
+        """Which steps of the schema it has taken, and who may work with it."""
+        if self._whole.version == 0:
+            return Standing(0, 0)
+        row = await self.fetch_one("SELECT version, minimum FROM schema_version")
+        return Standing(0, 0) if row is None else Standing(int(row["version"]), int(row["minimum"]))
 
     # --- Sizes ------------------------------------------------------------------------------------------------------
 

@@ -53,11 +53,15 @@ class Lifeline:
         """Rule 2. In a thread, so that a loop that stands still does not keep this process alive."""
         poll = select.poll()
         poll.register(self._file, select.POLLIN)
-        while True:
+        is_held = True
+        while is_held:
             poll.poll()
-            with suppress(BlockingIOError):
-                if not os.read(self._file, 64):
-                    break
+            try:
+                is_held = bool(os.read(self._file, 64))
+            except BlockingIOError:
+                continue
+            except OSError:  # a reset: it was killed before it had read everything
+                is_held = False
         log.warning("the supervisor is gone: this worker ends")
         os.kill(os.getpid(), signal.SIGTERM)  # as if somebody had asked for it
         time.sleep(END_SECONDS)

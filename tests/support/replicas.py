@@ -30,6 +30,7 @@ status_url = "http://localhost:{front.status_port}"
 data_dir = "ca"
 acme_listen = "localhost:{acme_port}"
 status_listen = "localhost:{status_port}"
+admin_listen = "localhost:{admin_port}"
 
 [ca]
 organization = "Example"
@@ -148,14 +149,16 @@ class Replicas:
 
 async def make_replicas(directory: Path, *, storage_url: str, count: int = 2) -> Replicas:
     """Make a CA in the database at `storage_url`, and `count` servers that have its keys."""
-    acme_port, status_port, http_port = reserve_ports(3)
-    front = Installation(directory / "0", acme_port, status_port, http_port)
+    acme_port, status_port, http_port, admin_port = reserve_ports(4)
+    front = Installation(directory / "0", acme_port, status_port, http_port, admin_port)
     servers: list[Installation] = []
     for number in range(count):
-        ports = reserve_ports(2)
-        server = Installation(directory / str(number), *ports, http_port)
+        acme_port, status_port, admin_port = reserve_ports(3)
+        server = Installation(directory / str(number), acme_port, status_port, http_port, admin_port)
         server.directory.mkdir(parents=True)
-        text = _CONFIG.format(front=front, acme_port=ports[0], status_port=ports[1], storage_url=storage_url)
+        text = _CONFIG.format(
+            front=front, acme_port=acme_port, status_port=status_port, admin_port=admin_port, storage_url=storage_url
+        )
         server.config_path.write_text(text)
         servers.append(server)
     await app.init(load_config(servers[0].config_path, {}), actor="admin:test")

@@ -38,6 +38,15 @@ class TestShares:
             acme=4_096, status=16_384, control=64, admin=32
         )
 
+    @given(st.integers(min_value=1_024, max_value=2**31), st.integers(min_value=1, max_value=64))
+    def test_workers_share(self, descriptors: int, workers: int) -> None:
+        """All of them together take no more than one process would; the control socket is one worker's."""
+        limits = ConnectionLimits.from_descriptors(descriptors)
+        part = limits.shared_by(workers)
+        assert part.acme * workers <= limits.acme < (part.acme + 1) * workers
+        assert part.status * workers <= limits.status < (part.status + 1) * workers
+        assert part.control == limits.control
+
     def test_next_to_none(self) -> None:
         assert ConnectionLimits.from_descriptors(3) == ConnectionLimits(acme=1, status=1, control=1, admin=1)
 
