@@ -278,7 +278,7 @@ def _run_alone(connection: sqlite3.Connection, body: Body, entries: list[Entry])
         if connection.in_transaction:
             connection.execute("ROLLBACK")
             return Outcome(error=error)
-        raise StorageError(str(error)) from error
+        raise _undone(error) from error  # SQLite rolled back by itself
     finally:
         transaction.finish()
     entries += transaction.entries
@@ -301,14 +301,16 @@ def _run_body(connection: sqlite3.Connection, body: Body, entries: list[Entry]) 
     finally:
         transaction.finish()
     if not connection.in_transaction:  # SQLite rolled back by itself, and nothing of the batch is left
-        reason = (
-            outcome.error if isinstance(outcome.error, StorageError) else "the commit was rolled back after an error"
-        )
-        raise StorageError(str(reason)) from outcome.error
+        raise _undone(outcome.error) from outcome.error
     connection.execute("RELEASE body")
     if outcome.error is None:
         entries += transaction.entries
     return outcome
+
+
+def _undone(error: BaseException | None) -> StorageError:
+    """What the callers of a commit that SQLite ended by itself are told. The text of an error of another kind may hold a value."""
+    return StorageError(str(error) if isinstance(error, StorageError) else "the commit was rolled back after an error")
 
 
 def _run_now(awaitable: Awaitable[T]) -> T:
