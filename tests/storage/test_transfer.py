@@ -162,5 +162,5 @@ async def test_a_digest_is_what_is_written_down() -> None:
     digest.add([("ä", 1, b"\x00\xff", None)])
     line = b'["\\u00e4",1,{"b64":"AP8="},null]\n'
     assert digest.sum == Sum(1, hashlib.sha256(line).hexdigest())
-    with pytest.raises(StorageError, match=r"float|object|set"):
+    with pytest.raises(StorageError, match="a set is no value"):
         digest.add([({1},)])  # type: ignore[list-item]
