@@ -23,7 +23,7 @@ from cryptography.hazmat.backends.openssl import backend
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
@@ -38,6 +38,7 @@ from acmeca.urls import Paths
 from acmeca.web.middleware import PROBLEM_JSON
 
 DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+
 
 _REQUEST_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _VALIDATION_SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -381,3 +382,8 @@ def observing(metrics: Metrics, inner: Middleware) -> Middleware:
         return response
 
     return middleware
+
+
+def forget_process(pid: int, directory: Path) -> None:
+    """A worker is gone: its connections count no longer. What it has counted stays."""
+    mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]
