@@ -13,7 +13,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,6 +33,7 @@ from acmeca.policy.names import NamePolicy
 from acmeca.service.accounts import Accounts
 from acmeca.service.administration import Administration
 from acmeca.service.ambient import Ambient
+from acmeca.service.audit_heads import AuditHeads
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
 from acmeca.service.condition import Condition
@@ -107,6 +108,7 @@ class Opened:
     services: Services
     administration: Administration
     jobs: Jobs
+    audit_heads: AuditHeads
     endpoints: _Endpoints
     tls: ssl.SSLContext
     metrics: Metrics
@@ -282,6 +284,7 @@ async def opened(
         _write_root(config, ca.services.issuers.roots_pem())
         try:
             yield ca
+            await _sign_if_possible(ca.audit_heads.sign)
         finally:
             await ca.condition.stop()
             await ca.services.readiness.stop()
@@ -366,6 +369,7 @@ async def _compose(
         disks=disks,
         ambient=ambient,
     )
+    audit_heads = AuditHeads(store, data_dir=data_dir, ambient=ambient)
     return Opened(
         config=config,
         store=store,
@@ -399,7 +403,9 @@ async def _compose(
                 certificates=config.retention.certificates,
                 ambient=ambient,
             ),
+            audit_heads=audit_heads,
         ),
+        audit_heads=audit_heads,
         endpoints=endpoints,
         tls=tls,
         metrics=metrics,
@@ -539,6 +545,7 @@ async def serving(opened: Opened, *, seat: Seat | None = None) -> AsyncIterator[
         await _note_if_possible(
             opened, audit.ServerStarted(actor=audit.SYSTEM, version=__version__, config_sha256=config_sha256(config))
         )
+        await _sign_if_possible(opened.audit_heads.sign_with_new_key)
         jobs = asyncio.create_task(opened.jobs.run(), name="jobs")
         sampling = asyncio.create_task(
             keep_sampling(metrics=opened.metrics, readiness=opened.services.readiness, load=opened.load),
@@ -607,6 +614,14 @@ async def _note_if_possible(opened: Opened, event: audit.Event) -> None:
         await opened.store.note(event, at=opened.services.ambient.now())
     except AcmecaError:
         log.exception("%s is not in the audit", event.kind)
+
+
+async def _sign_if_possible(sign: Callable[[], Awaitable[None]]) -> None:
+    """Heads at a start and an end: a full disk, or a key that cannot be read, hinders neither."""
+    try:
+        await sign()
+    except (AcmecaError, OSError) as error:
+        log.warning("the audit's head is not signed: %s", error)
 
 
 def _write_root(config: Config, roots_pem: bytes) -> None:

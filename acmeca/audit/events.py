@@ -332,3 +332,20 @@ class StoreRestored(Event):
     complete: str
     replayed: int
     losses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditKeyCreated(Event):
+    """A key was made that signs the heads of the audit's chains, and nothing else.
+
+    `sha256` is the digest of its SubjectPublicKeyInfo (RFC 8410), as `heads.fingerprint` has it.
+    """
+
+    kind = "audit.key_created"
+    about = "sha256"
+
+    sha256: str
+
+
+KINDS: Final = tuple(sorted({event.kind for event in Event.__subclasses__()}))
+"""Every kind of event that there is."""

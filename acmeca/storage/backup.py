@@ -181,9 +181,7 @@ def write_backup(
             # Step 3: durable, with the line behind it.
             on_progress("writing down", 0, 0)
             digest = _digest_of(file, _length(file))
-            file.seek(0, os.SEEK_END)
-            file.write(b"\nacmeca backup %04d sha256 %s\n" % (FORMAT, digest.encode("ascii")))
-            file.flush()
+            _append(file, b"\nacmeca backup %04d sha256 %s\n" % (FORMAT, digest.encode("ascii")))
             os.fsync(file.fileno())
             # Step 4: its name.
             if target.exists() and not may_replace:
@@ -220,7 +218,7 @@ def part_file(path: Path) -> Iterator[BinaryIO]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise _failed(path, str(error.strerror)) from error
-    with os.fdopen(descriptor, "r+b") as file:
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:  # nothing is left to be written when it is closed
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -436,6 +434,13 @@ def _chunks(file: BinaryIO, length: int) -> Iterator[bytes]:
             raise BackupError("the file became shorter while it was read")
         left -= len(chunk)
         yield chunk
+
+
+def _append(file: BinaryIO, data: bytes) -> None:
+    file.seek(0, os.SEEK_END)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def _length(file: BinaryIO) -> int:

@@ -32,6 +32,15 @@ def node_name(data_dir: Path, *, entropy: Callable[[int], bytes]) -> str:
     return name
 
 
+def read_node(data_dir: Path) -> str | None:
+    """The name in the file; None where there is none, or one that cannot be read."""
+    try:
+        name = (data_dir / NODE_FILE).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return name if _NAME.match(name) else None
+
+
 def _host() -> str:
     """The host's own name as far as it can stand in a file's name."""
     name = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0])[:32].strip("-")

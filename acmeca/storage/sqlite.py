@@ -54,6 +54,7 @@ _WRITER_PRAGMAS: Final = (
     f"PRAGMA journal_size_limit = {_LOG_BYTES}",
     "PRAGMA secure_delete = OFF",  # some distributions switch it on; what is deleted here is no secret, and zeroing costs writes
     "PRAGMA trusted_schema = OFF",
+    "PRAGMA temp_store = MEMORY",  # what a savepoint may have to undo would else be a file, made and deleted with each commit
     "PRAGMA cell_size_check = ON",
 )
 
@@ -228,7 +229,12 @@ class _Committer:
                 connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             entries: list[Entry] = []
-            outcomes = [_run_body(connection, body, entries) for body in bodies]
+            if len(bodies) == 1:  # it needs no savepoint: what undoes it undoes everything
+                outcomes = [_run_alone(connection, bodies[0], entries)]
+                if outcomes[0].error is not None:
+                    return outcomes
+            else:
+                outcomes = [_run_body(connection, body, entries) for body in bodies]
             if self.seal is not None:
                 transaction = _SqliteTransaction(connection)
                 number = _run_now(self.seal.number(transaction))
@@ -261,6 +267,22 @@ def _may_be_kept(connection: sqlite3.Connection, error: BaseException) -> bool:
     """Whether a commit that failed could still be found done: after an I/O error, should the power fail right now."""
     code: int = getattr(error, "sqlite_errorcode", None) or 0
     return connection.in_transaction or code & 0xFF == sqlite3.SQLITE_IOERR
+
+
+def _run_alone(connection: sqlite3.Connection, body: Body, entries: list[Entry]) -> Outcome:
+    """Run the only body of a transaction, which is rolled back when it fails."""
+    transaction = _SqliteTransaction(connection)
+    try:
+        value = _run_now(body(transaction))
+    except BaseException as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+            return Outcome(error=error)
+        raise StorageError(str(error)) from error
+    finally:
+        transaction.finish()
+    entries += transaction.entries
+    return Outcome(value=value)
 
 
 def _run_body(connection: sqlite3.Connection, body: Body, entries: list[Entry]) -> Outcome:

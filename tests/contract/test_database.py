@@ -467,3 +467,28 @@ class TestClose:
             ):
                 with pytest.raises(StorageError, match="closed"):
                     await attempt
+
+
+class TestSnapshots:
+    async def test_it_sees_one_moment_whatever_is_written_meanwhile(self, database: Database) -> None:
+        await database.write(note("before"))
+        async with database.snapshot() as snapshot:
+            assert [row["id"] for row in await snapshot.fetch_all("SELECT id FROM notes")] == ["before"]
+            await database.write(note("meanwhile"))  # and is not held up
+            assert [row["id"] for row in await snapshot.fetch_all("SELECT id FROM notes")] == ["before"]
+            row = await snapshot.fetch_one(COUNT)
+            assert row is not None
+            assert row["n"] == 1
+            assert await snapshot.fetch_one("SELECT id FROM notes WHERE id = $1", "meanwhile") is None
+        assert await names(database) == ["before", "meanwhile"]
+
+    async def test_it_only_reads(self, database: Database) -> None:
+        async with database.snapshot() as snapshot:
+            with pytest.raises(StorageError):
+                await snapshot.fetch_all("DELETE FROM notes RETURNING id")
+
+    async def test_not_of_one_that_is_closed(self, database: Database) -> None:
+        await database.close()
+        with pytest.raises(StorageError, match="closed"):
+            async with database.snapshot():
+                pass

@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from acmeca import app
+from acmeca.service.probes import WriteWatch
 from acmeca.storage.journal import Commit, Journal, read_segment, segments
 from acmeca.storage.schema import Step, read_steps
 from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.storage.store import Store
 from acmeca.storage.writers import CommitSeal, Others, Writer
+from tests.support.server import RunningCa
 from tests.support.stored import NOW
 
 
@@ -59,3 +62,29 @@ def others_of(store: Store, clock: Monotonic) -> Others:
 def journalled(directory: Path) -> list[Commit]:
     """What stands in the journals of all instances, each writer's in order."""
     return [commit for segment in segments(directory / "journal") for commit in read_segment(segment)]
+
+
+@contextlib.asynccontextmanager
+async def another_instance(ca: RunningCa, instance: str = "other-1") -> AsyncIterator[tuple[app.Opened, Monotonic]]:
+    """A second process of a running CA, without listeners: prepared as at a start. The clock is its own, for `Others`."""
+    async with open_instance(ca.data_dir, instance, database_path=ca.config.database_path) as store:
+        first = ca.opened
+        other = await app._compose(
+            ca.config,
+            store,
+            nonces=ca.services.nonces,
+            metrics=first.metrics,
+            writes=WriteWatch(ambient=ca.site.ambient, then=first.metrics),
+            ambient=ca.site.ambient,
+            open_key=ca.site.open_key,
+        )
+        clock = Monotonic()
+        other.jobs._leadership._others._clock = clock
+        other.services.challenges._validator = first.services.challenges._validator
+        await other.jobs.prepare()
+        try:
+            yield other, clock
+        finally:
+            await other.services.challenges.stop()
+            await other.condition.stop()
+            await other.services.readiness.stop()
