@@ -26,6 +26,7 @@ from acmeca.config import Config, parse_config, read_config
 from acmeca.errors import AcmecaError
 from acmeca.storage.lock import StoreLock
 from acmeca.web.control import SOCKET_NAME
+from acmeca.web.metrics import DIRECTORY_VARIABLE, forget_process
 from acmeca.workers.lifeline import Lifeline
 from acmeca.workers.seat import Seat
 from acmeca.workers.supervisor import Launch, Patience, Supervisor
@@ -49,7 +50,7 @@ async def supervise(
         roots = await app.prepare(config)
         shares = app.bind_sockets(config, workers=workers)
         try:
-            launching = _Launching(path, options, lock, shares, {"PROMETHEUS_MULTIPROC_DIR": str(metrics)})
+            launching = _Launching(path, options, lock, shares, {DIRECTORY_VARIABLE: str(metrics)})
             running: set[int] = set()
 
             def started(pid: int) -> None:
@@ -59,6 +60,7 @@ async def supervise(
             def ended(pid: int) -> None:
                 running.discard(pid)
                 lock.note_workers(running)
+                forget_process(pid, metrics)
 
             supervisor = Supervisor(
                 slots=workers,

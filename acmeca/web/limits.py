@@ -41,7 +41,10 @@ class ConnectionLimits:
         )
 
     def shared_by(self, workers: int) -> Self:
-        """One worker's part, so that all of them together take no more than one process would. One has the control socket."""
+        """One worker's part, so that all of them together take no more than one process would.
+
+        One has the control socket, and of the admin listener's few each has as many.
+        """
         return replace(self, acme=max(1, self.acme // workers), status=max(1, self.status // workers))
 
 

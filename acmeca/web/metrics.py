@@ -23,7 +23,7 @@ from cryptography.hazmat.backends.openssl import backend
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
@@ -381,3 +381,8 @@ def observing(metrics: Metrics, inner: Middleware) -> Middleware:
         return response
 
     return middleware
+
+
+def forget_process(pid: int, directory: Path) -> None:
+    """A worker is gone: its connections count no longer. What it has counted stays."""
+    mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ PATIENCE: Final = 120.0  # seconds in which a client has to be done, with severa
 
 
 @asynccontextmanager
-async def load(installation: Installation, *, clients: int = 3) -> AsyncIterator[list[PersistentClient]]:
+async def load(installation: Installation, *, clients: int = 2) -> AsyncIterator[list[PersistentClient]]:
     """Clients that order one certificate after another until the block ends; then each finishes what it has begun."""
     board, stop = Board(), asyncio.Event()
     deadline = time.monotonic() + PATIENCE
