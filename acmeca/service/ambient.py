@@ -1,4 +1,4 @@
-"""Time and randomness, as parameters: tests give fixed ones, `app.py` gives the real ones."""
+"""Time and randomness, as parameters: tests give fixed ones, `app` gives the real ones."""
 
 import time
 from collections.abc import Callable

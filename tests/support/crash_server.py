@@ -244,7 +244,7 @@ def _serve_process(plan: Plan, ready: Connection) -> None:
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     points = Points(plan)
     _watch_files(points)
-    app.SqliteDatabase = _watched_database(points)  # type: ignore[attr-defined]  # as above
+    app.stores.SqliteDatabase = _watched_database(points)  # type: ignore[attr-defined]  # as above
     jobs._SWEEP_SECONDS = plan.sweep_seconds  # type: ignore[misc]  # a dead process's work is taken up at once
     patience = Patience(stopping=plan.shutdown_seconds)
     (Listener.__init__.__kwdefaults__ or {})["patience"] = patience  # as above

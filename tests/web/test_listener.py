@@ -324,7 +324,7 @@ class TestConnections:
 
     async def test_one_listener_leaves_the_others_theirs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whatever is opened on the ACME listener, OCSP and the command line have their share."""
-        monkeypatch.setattr(app, "raise_descriptor_limit", lambda: 160)
+        monkeypatch.setattr(app.listeners, "raise_descriptor_limit", lambda: 160)
         async with running_ca() as ca:
             opened = [await asyncio.open_connection("127.0.0.1", ca.acme_port) for _ in range(60)]
             turned_away = 0
