@@ -33,7 +33,7 @@ from tests.support.load import load, more
 from tests.support.persistent_client import PersistentClient
 from tests.support.processes import Process, clean_environment, wait_until
 from tests.support.status_client import StatusClient
-from tests.support.workers import Connecting, PinnedClient, open_session, owner, session_with, worker_pids
+from tests.support.workers import Connecting, PinnedClient, is_running, open_session, owner, session_with, worker_pids
 
 SECONDS: Final = 240.0
 
@@ -284,7 +284,7 @@ async def test_a_supervisor_is_killed_under_load(stopped: Installation) -> None:
             workers = worker_pids(server).values()
             server.send(signal.SIGKILL)
             next_server = stack.enter_context(await asyncio.to_thread(stopped.serve))
-            assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+            assert not any(is_running(pid) for pid in workers)
             assert await asyncio.to_thread(server.wait) == -signal.SIGKILL
             await more(accounts)
         assert await asyncio.to_thread(next_server.terminate) == 0
