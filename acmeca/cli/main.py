@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from acmeca import __version__
+from acmeca.cli.audit import audit
 from acmeca.cli.certificates import list_certificates, revoke, show
 from acmeca.cli.crls import crl
 from acmeca.cli.doctor import doctor
@@ -31,6 +32,7 @@ _INTERRUPTED = 128 + 2  # SIGINT
         "acmeca doctor                                       is all well?",
         "acmeca list --name '*.db.corp.internal'             find a certificate",
         "acmeca revoke SERIAL --reason keyCompromise         revoke one",
+        "acmeca audit verify                                 was the audit touched?",
     ),
 )
 @click.option(
@@ -52,7 +54,7 @@ def cli(context: click.Context, config_path: Path | None) -> None:
     context.obj = config_path
 
 
-for _verb in (init, serve, doctor, list_certificates, show, revoke, crl):
+for _verb in (init, serve, doctor, list_certificates, show, revoke, crl, audit):
     cli.add_command(_verb)
 
 

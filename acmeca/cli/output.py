@@ -8,11 +8,16 @@ Rule 3: into a pipe or a file goes one row per line without colours; what progra
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Final
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 _GAP: Final = "  "
@@ -79,6 +84,44 @@ def print_table(headings: Sequence[str], rows: Sequence[tuple[*tuple[Text, ...],
             _print_row(console, row_cells, widths, texts[0] if texts else Text())
             for text in texts[1:]:
                 console.print(Text.assemble(" " * before, text))
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each phase of something long, on stderr, and only where somebody looks.
+
+    What is given is to be called with the phase, and how much of how much is done.
+    """
+    console = make_console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(f"{what}: {phase}")
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield show
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[str]]:
+    """A file for text that takes the place of `path` when all is written, for its owner alone; when it fails, nothing is there."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(fresh, "x", encoding="utf-8", newline="", opener=_open_private) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _safe(part: str | tuple[str, str]) -> Text:
