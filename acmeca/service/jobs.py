@@ -95,7 +95,10 @@ class Jobs:
         except FencedError:
             self.fenced.set()
             raise
+        led_before = self._leadership.lease is not None
         await self._leadership.campaign()
+        if self._leadership.lease is not None and not led_before:
+            self._status.crl_due.set()  # what was revoked while nobody led is on no CRL yet
 
     async def _sweep(self) -> None:
         await self._finish_unfinished()
