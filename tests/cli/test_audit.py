@@ -224,7 +224,7 @@ def test_a_kept_head_that_was_mistyped(used: Installation, acmeca: Acmeca, tmp_p
 def test_a_person_sees_how_far_it_is(used: Installation) -> None:
     with on_terminal(used._command("audit", "verify"), env={}, cwd=used.directory) as terminal:
         assert terminal.wait() == 0
-    assert "Verifying: records" in terminal.output
+    assert "records" in terminal.output
     assert "0 faults" in terminal.output
 
 
@@ -238,6 +238,8 @@ def test_no_ca(acmeca: Acmeca, used: Installation) -> None:
 def test_a_database_of_another_version(acmeca: Acmeca, used: Installation) -> None:
     with closing(sqlite3.connect(used.database_path)) as database:
         database.execute("PRAGMA user_version = 999")
+        database.execute("UPDATE schema_version SET version = 999, minimum = 999")
+        database.commit()
     said = acmeca(used, "audit", "verify")
     assert (said.code, "has schema 999" in said.stderr) == (1, True)
 

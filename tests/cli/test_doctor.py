@@ -186,6 +186,12 @@ def sql(text: str, *values: object) -> Change:
     return change
 
 
+def newer_schema(installation: Installation) -> None:
+    """One that this program cannot work with."""
+    sql("PRAGMA user_version = 999")(installation)
+    sql("UPDATE schema_version SET version = 999, minimum = 999")(installation)
+
+
 def damage_page(installation: Installation) -> None:
     data = bytearray(installation.database_path.read_bytes())
     with execute(installation) as database:
@@ -211,7 +217,7 @@ WRONG: list[tuple[str, Change, Level, str, str]] = [
     ("no database", lambda i: i.database_path.unlink(), Level.ERROR, "acmeca.db: is not there", "acmeca init"),
     ("no sqlite", lambda i: i.database_path.write_bytes(b"x" * 8192), Level.ERROR, "not a database", "backup"),
     ("damaged page", damage_page, Level.ERROR, "malformed", "backup"),
-    ("newer schema", sql("PRAGMA user_version = 999"), Level.ERROR, "has schema 999", "newer version"),
+    ("newer schema", newer_schema, Level.ERROR, "has schema 999", "newer version"),
     ("no tables", lambda i: i.database_path.write_bytes(b""), Level.ERROR, "has no tables", "acmeca init"),
     ("no issuers", sql("DELETE FROM issuers"), Level.ERROR, "issuers: there is none", "acmeca init"),
     ("no crls", sql("DELETE FROM crls"), Level.WARNING, "CRL of Example CA Intermediate: there is none", "starts"),

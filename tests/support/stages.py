@@ -373,10 +373,10 @@ def check_signed(signed: Sequence[bytes], evidence: Evidence, *, is_one: bool = 
     numbers: list[int] = []
     for tbs in signed:
         if noun_of(tbs) == "crl":
-            crl = x509.load_der_x509_crl(_with_a_signature(tbs))
+            crl = x509.load_der_x509_crl(with_a_signature(tbs))
             numbers.append(crl_number(crl))
         else:
-            serial = serial_of(x509.load_der_x509_certificate(_with_a_signature(tbs)))
+            serial = serial_of(x509.load_der_x509_certificate(with_a_signature(tbs)))
             assert certificates[serial]["tbs"] == tbs
     assert len(numbers) == len(set(numbers))
     if is_one:
@@ -502,7 +502,7 @@ def check_journal(evidence: Evidence, directories: Sequence[Path]) -> None:
 _ECDSA_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")
 
 
-def _with_a_signature(tbs: bytes) -> bytes:
+def with_a_signature(tbs: bytes) -> bytes:
     """What is signed, wrapped so that the library can read it; the signature is none."""
     return assemble_signed(tbs, _ECDSA_SHA256, bytes(8))
 

@@ -7,10 +7,15 @@ seed of the first part, printed with each, so that a part can be repeated: ACMEC
 import asyncio
 import os
 import random
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 import pytest
 
+from acmeca import app
+from acmeca.recovery import make_backup, restore
+from acmeca.storage.restore import Restored
 from tests.support.persistent_client import PersistentClient
 from tests.support.stages import (
     KILLED,
@@ -40,6 +45,8 @@ async def test_killed_at_random_moments(stage: Stage, client: Client, seed: int,
     """kill -9 again and again under twenty clients, at moments drawn from a seed. Nobody's order fails, nothing is lost, nothing
     is made twice, every rule of `check` holds; after each kill the journal has whatever the database has, and a nonce that
     was spent before it is refused after it."""
+    backup = stage.installation.directory / "backups" / "before.backup"
+    await backed_up(stage, backup)
     print(f"ACMECA_CRASHES={crashes} ACMECA_CRASH_SEED={seed}")  # noqa: T201  (how to repeat it)
     moments = random.Random(seed)
     journalled = Journalled()
@@ -69,6 +76,40 @@ async def test_killed_at_random_moments(stage: Stage, client: Client, seed: int,
     assert replayed >= CLIENTS // 2
     assert stage.number("SELECT COUNT(*) FROM certificates WHERE revocation_sequence IS NOT NULL") == load.revoked
     await check(stage, load.obtained)
+    # From the backup of before and the journals alone, everything comes back.
+    restored = await tried_restore(stage, backup)
+    assert restored.is_complete, restored.losses
+    assert restored.tally.changed["signature"] >= len(load.obtained)
+    assert restored.tally.changed["revocation"] == load.revoked
+
+
+async def backed_up(stage: Stage, path: Path) -> None:
+    path.parent.mkdir()
+    await asyncio.to_thread(
+        lambda: make_backup(
+            stage.config,
+            path,
+            with_keys=False,
+            may_replace=False,
+            now=datetime.now(UTC),
+            on_progress=lambda _what, _done, _total: None,
+        )
+    )
+
+
+async def tried_restore(stage: Stage, path: Path) -> Restored:
+    """What `acmeca restore --trial` comes to: it compares with the ends of the chains in the database that is there."""
+    placed = await restore(
+        stage.config,
+        path,
+        journal_dirs=[],
+        without_journals=False,
+        is_trial=True,
+        may_lose=lambda _: False,
+        actor="system",
+        ambient=app.real_ambient(),
+    )
+    return placed.restored
 
 
 async def replay(spent: list[tuple[PersistentClient, str]]) -> int:
