@@ -131,6 +131,7 @@ class TestRestore:
         acmeca(ca, "backup", str(tmp_path / "b"))
         command = ca._command("restore", "--without-journals", str(tmp_path / "b"))
         with on_terminal(command, env=clean_environment(), cwd=ca.directory) as terminal:
+            terminal.expect("replaying …")
             terminal.expect("no journal was replayed, as was asked for")
             terminal.expect("forget that? [y/N]")
             terminal.type("y")
