@@ -8,7 +8,7 @@ The layers, each importing only what stands below it (``tests/test_architecture.
     config                              TOML -> checked values
     web                                 aiohttp listeners
     service                             use cases in the RFC's order
-    storage | validation | keystore     I/O adapters
+    storage | validation | keystore | workers   I/O adapters
     policy                              names, keys, profiles: decisions with a reason
     acme | pki                          RFC 8555 | RFC 5280 and 6960: pure
     audit | errors | quoting | resources | urls     leaves

@@ -1,4 +1,4 @@
-"""Backup and restore: what is done to a CA's storage as a whole, composed like `app.py`.
+"""Backup and restore: what is done to a CA's storage as a whole, composed like `app`.
 
 Rule 1: a backup changes nothing and waits for nobody; it works beside a server and without one.
 Rule 2: a restore works under the store's lock, so that no server runs meanwhile. Until it is decided (`storage/placement.py`)

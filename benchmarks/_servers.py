@@ -65,7 +65,7 @@ def acmeca(folder: Path, *, checkout: Path = CHECKOUT, serve: Sequence[str] = ()
 
     `serve` are further arguments of `acmeca serve`.
     """
-    acme_port, status_port, http_port = free_ports(3)
+    acme_port, status_port, admin_port, http_port = free_ports(4)
     config = folder / "acmeca.toml"
     config.write_text(
         f"""
@@ -76,6 +76,7 @@ status_url = "http://localhost:{status_port}"
 data_dir = "data"
 acme_listen = "localhost:{acme_port}"
 status_listen = "localhost:{status_port}"
+admin_listen = "localhost:{admin_port}"
 [policy]
 allowed_names = ["*.localhost"]
 [validation]

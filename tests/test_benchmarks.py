@@ -35,7 +35,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import _acme_client, _measure, _ocsp_client, _servers, acme, compare, ocsp
+from acmeca.storage import audit
+from benchmarks import _acme_client, _measure, _ocsp_client, _servers, _storage_fill, acme, compare, ocsp, storage
+from tests.support.databases import connect
+from tests.support.server import ca_site
 
 BENCHMARKS = Path(_measure.__file__).parent
 NOW = datetime.now(UTC)
@@ -1309,3 +1312,50 @@ def test_a_benchmark_is_an_outside_client(path: Path) -> None:
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         assert not [module for module in modules if module.partition(".")[0] == "acmeca"]
+
+
+# --- a large database -----------------------------------------------------------------------------------------------
+
+
+async def test_what_is_filled_in_is_as_if_it_had_been_issued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The filled rows fit together, the audit's chain is whole, and a server works on them."""
+    monkeypatch.setattr(_storage_fill, "_REVOKED", 0.2)
+    monkeypatch.setattr(_storage_fill, "A_DAY", 1)
+    async with ca_site() as site:
+        await site.init()
+        async with site.running() as ca:
+            await (await ca.client()).issue("a.localhost")
+        path = site.config.database_path
+        _storage_fill.fill(path, certificates=100)
+        _storage_fill.fill_pending(path, orders=5)
+        with connect(path) as connection:
+            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        async with site.running() as ca:
+            assert await audit.verify(ca.store.database) == []
+            found = await ca.opened.administration.call("list", {"name": "*.corp.localhost", "limit": 200}, user="test")
+            assert len(found["certificates"]) == 100
+            assert {item["status"] for item in found["certificates"]} == {"valid", "revoked", "expired"}
+            assert await ca.scalar("SELECT COUNT(*) AS n FROM orders WHERE status = 'pending'") == 5
+            assert 30 <= await ca.scalar("SELECT COUNT(*) AS n FROM orders WHERE status = 'valid'") <= 34
+            client = await ca.client()
+            (await client.revoke((await client.issue("b.localhost")).der)).ok()
+            assert await audit.verify(ca.store.database) == []
+
+
+def test_the_storage_report() -> None:
+    report = {
+        "certificates": 1000,
+        "pending_orders": 10,
+        "fill_seconds": 1.0,
+        "database_bytes": 5_000_000,
+        "bytes_by_table": {"audit": 3_000_000, "crls": 10},
+        "bytes_per_certificate": 5000,
+        "start_seconds": {"empty": 1.0, "full": 2.0},
+        "cpu_ms_per_order": {"empty": [1.0, 2.0, 3.0], "full": [4.0], "ratio": 2.0},
+        "new_order_p99_ms": {"empty": [1.0], "pending": [1.0], "ratio": 1.0},
+        "load_average": 0.5,
+    }
+    text = storage.format_report(report)
+    assert "audit" in text
+    assert "crls" not in text
+    assert "2.00 (1.00 to 3.00) ms empty, 4.00 (4.00 to 4.00) ms full: x 2.0" in text

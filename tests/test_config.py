@@ -28,7 +28,6 @@ from acmeca.config import (
 )
 from acmeca.config.mistakes import describe_mistake, show
 from acmeca.config.values import ListenAddress, parse_base_url, parse_listen_address
-from acmeca.errors import AcmecaError
 
 HERE = Path("/etc/acmeca/acmeca.toml")
 GOOD: dict[str, dict[str, Any]] = {
@@ -76,6 +75,7 @@ def test_the_least_that_has_to_be_said() -> None:
     config = config_with()
     assert config.server.acme_listen == ("", 8443)
     assert config.server.status_listen == ("", 8080)
+    assert config.server.admin_listen == ("localhost", 9443)
     assert config.policy.lifetime == timedelta(days=90)
     assert config.status.ocsp_lifetime == timedelta(hours=12)
     assert config.status.crl_lifetime == timedelta(hours=24)
@@ -165,9 +165,7 @@ def test_a_postgresql_database() -> None:
     assert config.storage.postgres is not None
     assert config.storage.postgres.hosts == (("db1", 5432), ("db2", 5433))
     assert "hunter2" not in repr(config)
-    with pytest.raises(AcmecaError, match="needs an SQLite database") as caught:
-        _ = config.database_path
-    assert "hunter2" not in str(caught.value)
+    assert config.database_path is None
     assert config_with().storage.postgres is None
 
 
@@ -273,6 +271,8 @@ MISTAKES: list[tuple[str, str, Any, list[str]]] = [
     ("server", "acme_listen", "localhost:0", ["1 to 65535"]),
     ("server", "acme_listen", "a b:80", ['"localhost:8443"']),
     ("server", "acme_listen", "*:8080", ["server.status_listen", "two listeners cannot share a port"]),
+    ("server", "admin_listen", "*:8443", ["acme_listen is *:8443", "two listeners cannot share a port"]),
+    ("server", "admin_listen", "localhost:8080", ["status_listen is *:8080", "two listeners cannot share a port"]),
     # networks
     ("policy", "allowed_networks", ["10.0.0.1/8"], ["entry 1", 'write "10.0.0.0/8"']),
     ("policy", "allowed_networks", ["ten"], ['"10.0.0.0/8"']),
@@ -495,6 +495,21 @@ def test_a_single_value_can_be_checked() -> None:
     assert "https" in str(mistake_in("server", "base_url", "http://ca.corp.internal"))
     assert mistake_in("policy", "allowed_names", ["*.corp.internal"]) is None
     assert "public" in str(mistake_in("policy", "allowed_names", ["*.com"]))
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [("never", None), ("30d", timedelta(days=30)), ("3650d", timedelta(days=3650))]
+)
+def test_certificates_are_kept_for_ever_or_for_a_time(value: str, kept: timedelta | None) -> None:
+    assert mistake_in("retention", "certificates", value) is None
+    environment = {"ACMECA_RETENTION__CERTIFICATES": value}
+    assert load_config(REFERENCE, environment).retention.certificates == kept
+
+
+@pytest.mark.parametrize("value", ["29d", "3651d", "Never", "", 400, False, "90"])
+def test_certificates_are_not_kept_for_less(value: object) -> None:
+    """A CRL lives for up to 30 days: none is left that a forgotten certificate would have to be on."""
+    assert 'or "never"' in str(mistake_in("retention", "certificates", value))
 
 
 # --- the reference --------------------------------------------------------------------------------------------------

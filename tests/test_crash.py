@@ -19,7 +19,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -114,7 +114,7 @@ def template() -> Iterator[Installation]:
 def stage(template: Installation) -> Iterator[Stage]:
     with short_directory() as directory:
         shutil.copytree(template.directory, directory, dirs_exist_ok=True)
-        yield Stage(Installation(directory, template.acme_port, template.status_port, template.http_port))
+        yield Stage(replace(template, directory=directory))
 
 
 @pytest.fixture

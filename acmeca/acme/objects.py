@@ -130,7 +130,7 @@ class Order:
         return document
 
 
-@lru_cache(maxsize=1024)  # an order shows the same expiry in each of its answers; 6 µs each time without
+@lru_cache(maxsize=1024)  # an order shows the same expiry in each of its answers; 2.7 µs each without
 def format_time(moment: datetime) -> str:
     """RFC 3339 in UTC with whole seconds, as §7.1 examples have it."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -207,6 +207,23 @@ class CertificateRevoked(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertificatesForgotten(Event):
+    """Retention deleted certificates that expired long ago, as configured: from now on they are unknown here.
+
+    `count` says how many, `revoked` how many of them had been revoked; they expired between the two moments, which are counted
+    in. What they were stands in the records of their issuance.
+    """
+
+    kind = "certificates.forgotten"
+    about = "last_not_after"
+
+    count: int
+    revoked: int
+    first_not_after: str
+    last_not_after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RevocationRefused(Event):
     """Somebody asked for a revocation and was refused. `serial_hex` is "unknown" for what is no certificate of ours."""
 
@@ -315,3 +332,20 @@ class StoreRestored(Event):
     complete: str
     replayed: int
     losses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditKeyCreated(Event):
+    """A key was made that signs the heads of the audit's chains, and nothing else.
+
+    `sha256` is the digest of its SubjectPublicKeyInfo (RFC 8410), as `heads.fingerprint` has it.
+    """
+
+    kind = "audit.key_created"
+    about = "sha256"
+
+    sha256: str
+
+
+KINDS: Final = tuple(sorted({event.kind for event in Event.__subclasses__()}))
+"""Every kind of event that there is."""

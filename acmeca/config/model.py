@@ -17,6 +17,7 @@ from acmeca.config.values import (
     ca_name_up_to,
     duration_between,
     format_duration,
+    never_or,
     parse_allowed_name,
     parse_base_url,
     parse_bool,
@@ -29,6 +30,7 @@ from acmeca.config.values import (
     parse_resolver,
     parse_status_url,
     parse_storage_url,
+    parse_workers,
 )
 from acmeca.policy.names import Network
 from acmeca.policy.profiles import DEFAULT_LIFETIME
@@ -57,13 +59,21 @@ def _not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _other_port(address: ListenAddress, info: ValidationInfo) -> ListenAddress:
-    acme = info.data.get("acme_listen")
+    return _require_apart(address, info, "acme_listen")
+
+
+def _own_port(address: ListenAddress, info: ValidationInfo) -> ListenAddress:
+    return _require_apart(_require_apart(address, info, "acme_listen"), info, "status_listen")
+
+
+def _require_apart(address: ListenAddress, info: ValidationInfo, key: str) -> ListenAddress:
+    other = info.data.get(key)
     if (
-        acme is not None
-        and acme.port == address.port
-        and (acme.host == address.host or not acme.host or not address.host)
+        other is not None
+        and other.port == address.port
+        and (other.host == address.host or not other.host or not address.host)
     ):
-        raise ValueError(f"acme_listen is {acme}: two listeners cannot share a port; give one of them another")
+        raise ValueError(f"{key} is {other}: two listeners cannot share a port; give one of them another")
     return address
 
 
@@ -108,7 +118,14 @@ class ServerSection(_Section):
     status_listen: Annotated[Address, AfterValidator(_other_port), Field(validate_default=True)] = ListenAddress(
         "", 8080
     )
+    admin_listen: Annotated[Address, AfterValidator(_own_port)] = ListenAddress("localhost", 9443)
+    workers: Annotated[int, BeforeValidator(parse_workers)] = 1
     demo: Bool = False
+
+    @property
+    def is_admin_listen_asked_for(self) -> bool:
+        """Whether the key was written: the default may be gone without, what was asked for may not."""
+        return "admin_listen" in self.model_fields_set
 
 
 class CaSection(_Section):
@@ -164,6 +181,16 @@ class StorageSection(_Section):
         return None if self.url.startswith("sqlite:") else PostgresUrl.parse(self.url)
 
 
+class RetentionSection(_Section):
+    """`[retention]`: for how long what has ended is kept."""
+
+    orders: Annotated[timedelta, _duration(timedelta(days=1), timedelta(days=3650))] = timedelta(days=30)
+    # CRLs and OCSP answers live for 30 days at the most: by then no copy of one is left that calls the certificate good.
+    certificates: Annotated[
+        timedelta | None, BeforeValidator(never_or(duration_between(timedelta(days=30), timedelta(days=3650))))
+    ] = None
+
+
 class Config(_Section):
     """The whole configuration."""
 
@@ -173,6 +200,7 @@ class Config(_Section):
     validation: ValidationSection = ValidationSection()
     status: StatusSection = StatusSection()
     storage: StorageSection = StorageSection()
+    retention: RetentionSection = RetentionSection()
 
     @property
     def urls(self) -> Urls:

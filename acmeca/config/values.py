@@ -22,12 +22,15 @@ _DURATION: Final = re.compile(r"([0-9]{1,10})([smhd])\Z")
 _SECONDS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _MAX_DURATION: Final = timedelta(days=36_500)  # beyond it dates overflow
 
+_NEVER: Final = "never"
+
 _ORIGIN: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)\Z", re.DOTALL)
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?\Z")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 _MAX_SOCKET_PATH: Final = 107  # bytes: sockaddr_un of Linux holds 108 with the NUL
 _SOCKET_ROOM: Final = len("/acmeca.sock")
+MAX_WORKERS: Final = 64
 
 
 class ListenAddress(NamedTuple):
@@ -75,6 +78,20 @@ def duration_between(low: timedelta, high: timedelta) -> Callable[[object], time
     return parse
 
 
+def never_or(parse: Callable[[object], timedelta]) -> Callable[[object], timedelta | None]:
+    """A parser of what `parse` takes, or `never`, which is None."""
+
+    def parse_both(value: object) -> timedelta | None:
+        if value is None or value == _NEVER:
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ValueError(f'{error}; or "{_NEVER}"') from None
+
+    return parse_both
+
+
 # --- plain types --------------------------------------------------------------------------------------------------
 
 
@@ -93,6 +110,15 @@ def parse_bool(value: object) -> bool:
 def parse_port(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
         raise ValueError("write a whole number from 1 to 65535, without quotes")
+    return value
+
+
+def parse_workers(value: object) -> int:
+    """How many processes serve."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_WORKERS:
+        raise ValueError(
+            f"write a whole number from 1 to {MAX_WORKERS}, without quotes; as many as the machine has cores is a good one"
+        )
     return value
 
 

@@ -23,6 +23,7 @@ from acmeca.acme.jwk import thumbprint
 from acmeca.acme.objects import Account, Order
 from acmeca.acme.payloads import Revocation
 from acmeca.acme.problem import Problem, ProblemType, join_problems
+from acmeca.acme.states import OrderStatus
 from acmeca.errors import Conflict, NotFound
 from acmeca.pki.csr import CertificateRequest, parse_csr
 from acmeca.pki.errors import CsrError, IssuanceError, IssuerNotValidError, LintError, PkiError
@@ -36,6 +37,7 @@ from acmeca.policy.names import NamePolicy
 from acmeca.policy.profiles import SERVER, server_template
 from acmeca.service.ambient import Ambient
 from acmeca.service.issuers import Issuers, SigningIssuer, to_pem
+from acmeca.service.observation import Observer
 from acmeca.service.requests import AccountRequest, KeyRequest
 from acmeca.service.status import Status, format_serial
 from acmeca.storage.certificates import KEY_COMPROMISE, Certificate, Search
@@ -72,6 +74,7 @@ class Certificates:
         names: NamePolicy,
         lifetime: timedelta,
         ambient: Ambient,
+        observer: Observer,
         weak_keys: frozenset[bytes] = frozenset(),
     ) -> None:
         self._store = store
@@ -82,6 +85,7 @@ class Certificates:
         self._names = names
         self._server = server_template(lifetime)
         self._ambient = ambient
+        self._observer = observer
         self._signing: set[str] = set()
 
     # --- issuance -----------------------------------------------------------------------------------------------
@@ -94,6 +98,7 @@ class Certificates:
         claimed, in one durable transaction. Step 5: it is signed and the order made valid with it. When step 5 fails, the
         result is None; the order stays `processing` and `finish_unfinished` takes it up.
         """
+        started = self._ambient.uptime()
         try:
             signer, prepared, certificate = await self._claim(account, order, csr_der)
         except Problem as problem:
@@ -104,10 +109,13 @@ class Certificates:
             raise
         # Step 5
         try:
-            return await self._complete(signer, prepared, certificate)
+            signed = await self._complete(signer, prepared, certificate)
         except Exception:  # whatever a token or a disk raises: the record stands, and the order is finished later
             log.exception("order %s: recorded as %s and not signed yet", order.id, certificate.serial)
             return None
+        else:
+            self._observer.finalized(self._ambient.uptime() - started)
+            return signed
         finally:
             self._signing.discard(certificate.id)
 
@@ -188,14 +196,13 @@ class Certificates:
         return moved
 
     async def _finish(self, certificate: Certificate) -> None:
-        now = self._ambient.now()
         signer = self._issuers.signer(certificate.issuer_id)
         problem = await self._reason_to_abandon(certificate)
         if problem is not None or signer is None or certificate.profile != SERVER:
             problem = problem or Problem(
                 ProblemType.SERVER_INTERNAL, "the issuer that was to sign is gone; order again"
             )
-            await self._store.certificates.abandon(certificate, problem, at=now)
+            await self._abandon(certificate, problem)
             return
         try:
             prepared = _restore(signer, self._server, certificate)
@@ -204,10 +211,14 @@ class Certificates:
                 ProblemType.SERVER_INTERNAL, "the profile changed while the certificate was made; order again"
             )
             log.warning("certificate %s is not finished: %s", certificate.serial, error)
-            await self._store.certificates.abandon(certificate, problem, at=now)
+            await self._abandon(certificate, problem)
             return
         await self._complete(signer, prepared, certificate)
         log.info("finished certificate %s, which a stopped process had left", certificate.serial)
+
+    async def _abandon(self, certificate: Certificate, problem: Problem) -> None:
+        await self._store.certificates.abandon(certificate, problem, at=self._ambient.now())
+        self._observer.orders_closed(OrderStatus.INVALID)
 
     async def _reason_to_abandon(self, certificate: Certificate) -> Problem | None:
         """Whatever changed between the record and now that forbids the signature."""
@@ -269,6 +280,9 @@ class Certificates:
         await self._store.certificates.complete(
             certificate, signature, sha256=hashlib.sha256(signed.der).hexdigest(), at=now
         )
+        self._observer.issued(certificate.profile)
+        if certificate.order_id is not None:
+            self._observer.orders_closed(OrderStatus.VALID)
         return signed
 
     # --- finding ------------------------------------------------------------------------------------------------
@@ -353,6 +367,7 @@ class Certificates:
             at=self._ambient.now(),
         )
         self._status.forget(certificate.issuer_id, int(certificate.serial, 16))
+        self._observer.revoked(reason)
         log.info("revoked certificate %s, reason %s, by %s (%s)", certificate.serial, reason, actor, how)
         return revoked
 
@@ -405,7 +420,7 @@ def _restore(signer: SigningIssuer, template: Template, certificate: Certificate
     return prepared
 
 
-_issuer_pem = lru_cache(maxsize=64)(to_pem)  # a few that stand in every answer, 20 µs each
+_issuer_pem = lru_cache(maxsize=64)(to_pem)  # a few, and they stand in every answer
 
 
 def _acceptable_csr(csr_der: bytes, weak_keys: frozenset[bytes]) -> CertificateRequest:

@@ -20,6 +20,7 @@ from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
 from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
+from acmeca.service.observation import Observer
 from acmeca.service.turns import Turns
 from acmeca.storage.errors import StaleError
 from acmeca.storage.store import Store
@@ -47,13 +48,21 @@ class Challenges:
     """The authorizations of this server and the validations under way."""
 
     def __init__(
-        self, store: Store, *, others: Others, accounts: Accounts, validator: Validator, ambient: Ambient
+        self,
+        store: Store,
+        *,
+        others: Others,
+        accounts: Accounts,
+        validator: Validator,
+        ambient: Ambient,
+        observer: Observer,
     ) -> None:
         self._store = store
         self._others = others
         self._accounts = accounts
         self._validator = validator
         self._ambient = ambient
+        self._observer = observer
         self._running: dict[str, asyncio.Task[Authorization | None]] = {}
         self._unfinished: Counter[str] = Counter()  # by account
         self._turns = Turns(at_once=_AT_ONCE, per_owner=_PER_ACCOUNT)
@@ -164,20 +173,26 @@ class Challenges:
         known = await self._accounts.known(authorization.account_id)
         if challenge is None or known is None:
             return None
+        started, outcome = self._ambient.uptime(), "unfinished"
+        judged: Authorization | None = None
         try:
             async with self._turns.turn(authorization.account_id):
+                started = self._ambient.uptime()  # the wait for the turn is not the peer's
                 async with asyncio.timeout(_SECONDS):
                     observation = await self._validator.observe(authorization.identifier, challenge.token)
             expected = key_authorization(challenge.token, known.key.thumbprint)
             problem = judge_http01(observation, expected=expected)
-            return await self._store.orders.record_outcome(
+            judged = await self._store.orders.record_outcome(
                 authorization, type_, problem=problem, evidence=_evidence(observation, problem), at=self._ambient.now()
             )
+            outcome = "valid" if problem is None else problem.type.value
         except StaleError:
+            outcome = "overtaken"
             log.info("authorization %s was given up while it was validated", authorization.id)
         except Exception:  # no doing of the peer's, so it decides nothing: the job stays
             log.exception("validation of %s cannot be finished now; it is tried again", authorization.identifier)
-        return None
+        self._observer.validated(type_, outcome, self._ambient.uptime() - started)
+        return judged
 
 
 def _evidence(observation: Http01Observation, problem: Problem | None) -> str:

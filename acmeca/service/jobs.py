@@ -12,11 +12,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from acmeca.service.audit_heads import AuditHeads
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
 from acmeca.service.leadership import Leadership
 from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
+from acmeca.service.retention import Retention
 from acmeca.service.status import Status
 from acmeca.storage.errors import FencedError
 from acmeca.storage.store import Store
@@ -26,16 +28,19 @@ log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS: Final = 10.0
 _EXPIRY_SECONDS: Final = 60.0
+_HEAD_SECONDS: Final = 60.0  # what is cut off the end of the audit within this time leaves no signed trace
 _RENEWAL_SECONDS: Final = 60.0
 _CRL_SECONDS: Final = 30.0  # the clock may jump, so the schedule is looked at more often than it needs
 _CRL_PAUSE_SECONDS: Final = 0.5  # revocations in quick succession share a CRL
 _CRL_RETRY_SECONDS: Final = 5.0  # RULES §5: a revocation shows in the CRL within a minute
 _FAILED_SECONDS: Final = 1.0
+_RETENTION_SECONDS: Final = 600.0
+_FORGETTING_SECONDS: Final = 3600.0  # rule 2 of retention.py rests on it
 _FOLLOW_SECONDS: Final = 0.25  # RULES §5: "A revocation shows in OCSP within a second on every worker and replica"
 
 
 class Jobs:
-    """The duties of one server: signs of life, unfinished work, expiry, own certificates, CRLs.
+    """The duties of one server: signs of life, unfinished work, expiry, own certificates, CRLs, retention, the audit's heads.
 
     `fenced` is set when another process has taken this one's place: it has to end.
     """
@@ -50,6 +55,8 @@ class Jobs:
         certificates: Certificates,
         own_certificates: OwnCertificates,
         status: Status,
+        retention: Retention,
+        audit_heads: AuditHeads,
     ) -> None:
         self._store = store
         self._leadership = leadership
@@ -58,6 +65,8 @@ class Jobs:
         self._certificates = certificates
         self._own_certificates = own_certificates
         self._status = status
+        self._retention = retention
+        self._audit_heads = audit_heads
         self.fenced = asyncio.Event()
 
     async def prepare(self) -> None:
@@ -80,7 +89,10 @@ class Jobs:
             group.create_task(_repeat("unfinished work", self._sweep, _SWEEP_SECONDS))
             group.create_task(_repeat("expiry", self._expire, _EXPIRY_SECONDS))
             group.create_task(_repeat("own certificates", self._own_certificates.refresh, _RENEWAL_SECONDS))
+            group.create_task(_repeat("retention of orders", self._drop_orders, _RETENTION_SECONDS))
+            group.create_task(_repeat("retention of certificates", self._forget_certificates, _FORGETTING_SECONDS))
             group.create_task(self._publish_crls())
+            group.create_task(_repeat("audit heads", self._audit_heads.sign_with_new_key, _HEAD_SECONDS))
 
     async def _beat(self) -> None:
         try:
@@ -88,7 +100,10 @@ class Jobs:
         except FencedError:
             self.fenced.set()
             raise
+        had_duties = self._leadership.lease is not None
         await self._leadership.campaign()
+        if self._leadership.lease is not None and not had_duties:
+            self._status.crl_due.set()  # the one before us may have left revocations (RULES §5: "within a minute")
 
     async def _sweep(self) -> None:
         await self._finish_unfinished()
@@ -100,6 +115,14 @@ class Jobs:
     async def _expire(self) -> None:
         if self._leadership.lease is not None:
             await self._orders.expire()
+
+    async def _drop_orders(self) -> None:
+        if self._leadership.lease is not None:
+            await self._retention.drop_orders(lease=self._leadership.lease)
+
+    async def _forget_certificates(self) -> None:
+        if self._leadership.lease is not None:
+            await self._retention.forget_certificates(lease=self._leadership.lease)
 
     async def _publish_crls(self) -> None:
         while True:

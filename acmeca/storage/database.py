@@ -91,6 +91,10 @@ class Database(Reader, Protocol):
     it, and other processes' as soon as they were answered; two reads in a row may see different states.
     """
 
+    @property
+    def waiting_writes(self) -> int:
+        """How many writes wait for the commit after this one."""
+
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `body` in a transaction and return its result once it is durable (it survives a loss of power).
 

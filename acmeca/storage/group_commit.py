@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 from acmeca.errors import AcmecaError, Busy
 from acmeca.storage.database import Transaction
 from acmeca.storage.errors import FencedError, StorageError
+from acmeca.storage.observation import CommitObserver
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,18 @@ class GroupCommit:
     `stuck` is after how many seconds a commit counts as stuck.
     """
 
-    def __init__(self, commit: Commit, *, queue_limit: int, batch_limit: int, name: str, stuck: float = _STUCK) -> None:
+    def __init__(
+        self,
+        commit: Commit,
+        *,
+        queue_limit: int,
+        batch_limit: int,
+        name: str,
+        observer: CommitObserver | None = None,
+        stuck: float = _STUCK,
+    ) -> None:
         self._commit = commit
+        self._observer = observer
         self._queue_limit = queue_limit
         self._batch_limit = batch_limit
         self._stuck_after = stuck
@@ -81,6 +92,11 @@ class GroupCommit:
         if outcome.error is not None:
             raise outcome.error
         return outcome.value
+
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for the commit after this one."""
+        return len(self._waiting)
 
     async def close(self) -> None:
         """Commit what waits and end the task."""
@@ -113,6 +129,7 @@ class GroupCommit:
     async def _commit_and_answer(self, writes: Sequence[_Write]) -> None:
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._stuck_after, self._note_stuck, writes)
+        started = loop.time()
         try:
             outcomes = await self._commit([write.body for write in writes])
         except asyncio.CancelledError:  # the event loop ends without `close`
@@ -120,7 +137,12 @@ class GroupCommit:
             raise
         except Exception as error:  # noqa: BLE001  (whatever it is, every caller has to be told)
             _answer_all(writes, error)
+            if self._observer is not None:
+                told = error if isinstance(error, StorageError) else StorageError(str(error))
+                self._observer.failed(told, writes=len(writes))
         else:
+            if self._observer is not None:
+                self._observer.committed(writes=len(writes), seconds=loop.time() - started)
             for write, outcome in zip(writes, outcomes, strict=True):
                 _answer(write, outcome)
         finally:

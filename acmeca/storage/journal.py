@@ -9,7 +9,8 @@ Rule 2: a line is a CRC-32 in hex, a blank, and a JSON object: the first one say
 commit with its number, or takes one back (`withdrawn`). Octets stand in it as {"b64": "…"}.
 Rule 3: a commit that was journalled and never withdrawn may still not have happened, when the process died between the two.
 It is replayed all the same: that makes the CA more careful (a serial too many known, a revocation too many), never less.
-Rule 4: an append that fails leaves nothing of itself; where even that is impossible, the segment is given up for a new one.
+Rule 4: an append that fails leaves nothing of itself. Where even that is impossible, or the disk failed to sync (what it has
+of the file then is anybody's guess), the segment is given up for a new one.
 """
 
 import base64
@@ -64,7 +65,8 @@ class Segment:
 class Journal:
     """The journal of one process. Its calls block; they are made from one thread at a time.
 
-    `clock` says when a commit was made. The directory is made, for its owner alone, when it is not there.
+    `clock` says when a commit was made. The directory is made, for its owner alone, when it is not there; `JournalError` when
+    it cannot be.
     """
 
     def __init__(
@@ -84,6 +86,14 @@ class Journal:
         self._file: int | None = None
         self._length = 0
         self._part = 0
+        try:
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _sync_directory(directory.parent)
+        except OSError as error:
+            raise JournalError(
+                f"the directory of the journal, {directory}, cannot be made: {error.strerror}"
+            ) from error
 
     def append(self, number: int, entries: Sequence[Entry]) -> None:
         """Write one commit and wait until it is durable. Raises `JournalError`, and then nothing of it is there."""
@@ -122,32 +132,37 @@ class Journal:
 
     def _begin_segment(self) -> None:
         self.close()
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         opened_at = to_seconds(self._clock())
         self._part += 1
         path = self._directory / f"{self._writer}@{opened_at:010d}-{self._instance}-{self._part:04d}.journal"
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._length = 0
-        self._append(
-            _line({"journal": _FORMAT, "writer": self._writer, "instance": self._instance, "opened_at": opened_at})
-        )
-        _sync_directory(self._directory)
+        try:
+            self._append(
+                _line({"journal": _FORMAT, "writer": self._writer, "instance": self._instance, "opened_at": opened_at})
+            )
+            _sync_directory(self._directory)
+        except OSError:  # a full disk: each attempt would leave a file
+            self.close()
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
 
     def _append(self, line: bytes) -> None:
         file = self._file
         if file is None:
             raise RuntimeError("the segment was begun before")
+        rest = memoryview(line)
         try:
-            rest = memoryview(line)
             while rest:
                 rest = rest[os.write(file, rest) :]
             os.fdatasync(file)
         except OSError:
-            try:  # Rule 4
+            is_as_before = False
+            with contextlib.suppress(OSError):
                 os.ftruncate(file, self._length)
-                if self._length == 0:
-                    self.close()
-            except OSError:
+                is_as_before = bool(rest)  # else it is the sync that failed
+            if not is_as_before:  # Rule 4
                 self.close()
             raise
         self._length += len(line)
@@ -157,7 +172,10 @@ class Journal:
 
 
 def segments(directory: Path) -> list[Segment]:
-    """The segments in a directory, by writer and age; none when there is no such directory."""
+    """The segments in a directory, none when there is no such directory: by writer, each instance's together.
+
+    Instances come in the order in which they began, as far as their clock tells, their segments in the order of writing.
+    """
     found = []
     if directory.is_dir():
         for path in directory.iterdir():
@@ -166,7 +184,14 @@ def segments(directory: Path) -> list[Segment]:
                 found.append(
                     Segment(path, match["writer"], int(match["opened_at"]), match["instance"], int(match["part"]))
                 )
-    return sorted(found, key=lambda segment: (segment.writer, segment.opened_at, segment.instance, segment.part))
+    found.sort(key=lambda segment: segment.part)
+    begun: dict[tuple[str, str], int] = {}
+    for segment in found:
+        begun.setdefault((segment.writer, segment.instance), segment.opened_at)
+    return sorted(
+        found,
+        key=lambda segment: (segment.writer, begun[segment.writer, segment.instance], segment.instance, segment.part),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ Rule 3: every read for a client carries the account; what belongs to another acc
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
@@ -32,6 +32,9 @@ from acmeca.storage.errors import StaleError
 from acmeca.storage.times import from_seconds, to_seconds
 
 _NOTED_REFUSALS: Final = 6
+_EXPIRED_AT_ONCE: Final = 200
+_CURSOR_DIGITS: Final = 12
+_NOWHERE: Final = (2**62, "")  # behind every order
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,16 @@ class OrderPage:
 
 
 class Orders:
-    """The tables `orders`, `authorizations`, `order_authorizations` and `validation_jobs`."""
+    """The tables `orders`, `authorizations`, `order_authorizations` and `validation_jobs`.
+
+    `on_invalid` is told how many orders a write made invalid, once it is durable.
+    """
 
     def __init__(self, database: Database, *, writer: str, instance: str) -> None:
         self._database = database
         self._writer = writer
         self._instance = instance
+        self.on_invalid: Callable[[int], None] = _tell_nobody
 
     async def create(self, order: Order, authorizations: Sequence[Authorization]) -> None:
         """Store a new order with its new authorizations, or nothing; `StaleError` when the account is valid no longer."""
@@ -117,19 +124,20 @@ class Orders:
     async def page(self, account_id: str, *, cursor: str | None, limit: int) -> OrderPage:
         """Ids of an account's orders, oldest first; invalid ones are left out, as §7.1.2.1 asks.
 
-        A cursor is the id of the last order of the page before; one that is not the account's yields an empty page.
+        A cursor is a place in that order and not an order, which may have been deleted meanwhile (`retention.py`); one that
+        was not given out yields an empty page.
         """
+        created_at, order_id = _parse_cursor(cursor)
         rows = await self._database.fetch_all(
-            "SELECT o.id FROM orders o WHERE o.account_id = $1 AND o.status <> 'invalid'"
-            " AND ($2 = '' OR (o.created_at, o.id) >"
-            " (SELECT c.created_at, c.id FROM orders c WHERE c.id = $2 AND c.account_id = $1))"
-            " ORDER BY o.created_at, o.id LIMIT $3",
+            "SELECT id, created_at FROM orders WHERE account_id = $1 AND status <> 'invalid'"
+            " AND (created_at, id) > ($2, $3) ORDER BY created_at, id LIMIT $4",
             account_id,
-            cursor or "",
+            created_at,
+            order_id,
             limit + 1,
         )
         ids = tuple(row["id"] for row in rows[:limit])
-        return OrderPage(ids, ids[-1] if len(rows) > limit else None)
+        return OrderPage(ids, f"{rows[limit - 1]['created_at']}-{ids[-1]}" if len(rows) > limit else None)
 
     async def authorization(self, account_id: str, authorization_id: str) -> Authorization | None:
         row = await self._database.fetch_one(
@@ -231,13 +239,14 @@ class Orders:
         )
         require_move(AUTHORIZATION_MOVES, authorization.status, moved.status)
 
-        async def body(tx: Transaction) -> None:
+        async def body(tx: Transaction) -> int:
+            invalidated = 0
             await tx.execute("DELETE FROM validation_jobs WHERE authorization_id = $1", authorization.id)
             await _swap_authorization(tx, authorization, moved)
             if problem is None:
                 await _make_orders_ready(tx, authorization.id)
             else:
-                await _invalidate_orders(tx, authorization.id, error=problem.to_json())
+                invalidated = await _invalidate_orders(tx, authorization.id, error=problem.to_json())
             event_type = audit.AuthorizationValidated if problem is None else audit.AuthorizationFailed
             event = event_type(
                 actor=audit.account_actor(authorization.account_id),
@@ -247,8 +256,9 @@ class Orders:
                 evidence=evidence,
             )
             await append(tx, writer=self._writer, at=at, event=event)
+            return invalidated
 
-        await self._database.write(body)
+        self.on_invalid(await self._database.write(body))
         return moved
 
     async def drop_validation_job(self, authorization_id: str) -> None:
@@ -264,36 +274,61 @@ class Orders:
         require_move(AUTHORIZATION_MOVES, authorization.status, AuthorizationStatus.DEACTIVATED)
         moved = replace(authorization, status=AuthorizationStatus.DEACTIVATED)
 
-        async def body(tx: Transaction) -> None:
+        async def body(tx: Transaction) -> int:
             await _swap_authorization(tx, authorization, moved)
             await tx.execute("DELETE FROM validation_jobs WHERE authorization_id = $1", authorization.id)
-            await _invalidate_orders(tx, authorization.id, error=None)
+            invalidated = await _invalidate_orders(tx, authorization.id, error=None)
             event = audit.AuthorizationDeactivated(
                 actor=audit.account_actor(authorization.account_id),
                 authorization_id=authorization.id,
                 identifier=authorization.identifier.value,
             )
             await append(tx, writer=self._writer, at=at, event=event)
+            return invalidated
 
-        await self._database.write(body)
+        self.on_invalid(await self._database.write(body))
         return moved
 
     async def expire(self, *, at: datetime) -> int:
-        """Turn what nobody finished in time into `invalid` orders and `expired` authorizations; returns how many orders."""
+        """Turn what nobody finished in time into `invalid` orders and `expired` authorizations; returns how many orders.
+
+        A few hundred in each write: after a standstill there may be many, and requests wait for the same writer.
+        """
         require_move(ORDER_MOVES, OrderStatus.PENDING, OrderStatus.INVALID)
         require_move(ORDER_MOVES, OrderStatus.READY, OrderStatus.INVALID)
 
-        async def body(tx: Transaction) -> int:
-            await tx.execute(
-                "UPDATE authorizations SET status = 'expired' WHERE status IN ('pending', 'valid') AND expires_at <= $1",
+        async def body(tx: Transaction) -> tuple[int, int]:
+            authorizations = await tx.execute(
+                "UPDATE authorizations SET status = 'expired' WHERE id IN (SELECT id FROM authorizations"
+                " WHERE status IN ('pending', 'valid') AND expires_at <= $1 ORDER BY expires_at LIMIT $2)",
                 to_seconds(at),
+                _EXPIRED_AT_ONCE,
             )
-            return await tx.execute(
-                "UPDATE orders SET status = 'invalid' WHERE status IN ('pending', 'ready') AND expires_at <= $1",
+            orders = await tx.execute(
+                "UPDATE orders SET status = 'invalid' WHERE id IN (SELECT id FROM orders"
+                " WHERE status IN ('pending', 'ready') AND expires_at <= $1 ORDER BY expires_at LIMIT $2)",
                 to_seconds(at),
+                _EXPIRED_AT_ONCE,
             )
+            return authorizations, orders
 
-        return await self._database.write(body)
+        total = 0
+        while True:
+            changed = await self._database.write(body)
+            self.on_invalid(changed[1])
+            total += changed[1]
+            if max(changed) < _EXPIRED_AT_ONCE:
+                return total
+
+
+def _parse_cursor(cursor: str | None) -> tuple[int, str]:
+    """The place that a cursor names: behind it the page begins."""
+    if cursor is None:
+        return -1, ""
+    created_at, _, order_id = cursor.partition("-")
+    if not (created_at.isascii() and created_at.isdecimal() and len(created_at) <= _CURSOR_DIGITS):
+        return _NOWHERE
+    return int(created_at), order_id
 
 
 _AUTHORIZATION = (
@@ -364,11 +399,15 @@ async def _make_orders_ready(tx: Transaction, authorization_id: str) -> None:
     )
 
 
-async def _invalidate_orders(tx: Transaction, authorization_id: str, *, error: Mapping[str, object] | None) -> None:
-    """§7.1.6: an order is invalid once "one of its authorizations enters a final state other than valid"."""
+def _tell_nobody(_: int) -> None:
+    """What `on_invalid` is for a program that counts nothing."""
+
+
+async def _invalidate_orders(tx: Transaction, authorization_id: str, *, error: Mapping[str, object] | None) -> int:
+    """§7.1.6: an order is invalid once "one of its authorizations enters a final state other than valid". Returns how many are."""
     require_move(ORDER_MOVES, OrderStatus.PENDING, OrderStatus.INVALID)
     require_move(ORDER_MOVES, OrderStatus.READY, OrderStatus.INVALID)
-    await tx.execute(
+    return await tx.execute(
         "UPDATE orders SET status = 'invalid', error = $1 WHERE status IN ('pending', 'ready')"
         " AND id IN (SELECT order_id FROM order_authorizations WHERE authorization_id = $2)",
         None if error is None else json.dumps(error),

@@ -25,6 +25,7 @@ from acmeca.errors import Busy
 from acmeca.storage.database import Entry, Reader, Row, Seal, Transaction, Value
 from acmeca.storage.errors import StorageError
 from acmeca.storage.group_commit import Body, GroupCommit, Outcome
+from acmeca.storage.observation import CommitObserver
 from acmeca.storage.postgres_schema import WRITERS_LOCK, migrate
 from acmeca.storage.postgres_session import (
     Limits,
@@ -514,6 +515,7 @@ class PostgresDatabase:
         url: str,
         *,
         seal: Seal | None = None,
+        observer: CommitObserver | None = None,
         steps: Sequence[Step] | None = None,
         limits: Limits | None = None,
         queue_limit: int = _QUEUE_LIMIT,
@@ -566,7 +568,12 @@ class PostgresDatabase:
             for seconds, size in ((limits.statement, _READERS), (limits.scan, _SCANS))
         ]
         queue = GroupCommit(
-            writer.commit, queue_limit=queue_limit, batch_limit=_BATCH_LIMIT, name="acmeca-postgresql-writer"
+            writer.commit,
+            queue_limit=queue_limit,
+            batch_limit=_BATCH_LIMIT,
+            name="acmeca-postgresql-writer",
+            observer=observer,
+            stuck=limits.patience + limits.answer,  # a failover is waited for, with all that has come meanwhile
         )
         return cls(queue, writer, *pools, url=url, limits=limits)
 
@@ -576,6 +583,10 @@ class PostgresDatabase:
 
     async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
         return await self._readers.fetch(sql, args)
+
+    @property
+    def waiting_writes(self) -> int:
+        return self._queue.waiting
 
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         return cast("T", await self._queue.write(body))

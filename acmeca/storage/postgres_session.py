@@ -322,6 +322,7 @@ async def _prepare(
     _keep_alive(connection)
     settings = {
         "TimeZone": "UTC",
+        "client_min_messages": "warning",  # that a standby did not confirm a commit is said in a warning only
         "default_transaction_isolation": "read committed",
         "default_transaction_read_only": "off" if is_writer else "on",
         "idle_in_transaction_session_timeout": _milliseconds(limits.idle),

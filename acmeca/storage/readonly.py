@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar, cast
 
 from acmeca.storage.database import Reader, Row, Transaction, Value
 from acmeca.storage.errors import StorageError
+from acmeca.storage.schema import Standing
 from acmeca.storage.sqlite import parse_statement
 
 T = TypeVar("T")
@@ -38,6 +39,10 @@ class ReadOnlyDatabase:
     async def scan(self, sql: str, *args: Value) -> list[Row]:
         return self._run(sql, args)
 
+    @property
+    def waiting_writes(self) -> int:
+        return 0
+
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Reader]:
         try:
@@ -58,6 +63,18 @@ class ReadOnlyDatabase:
     def schema_version(self) -> int:
         """The last schema step that the database has taken; 0 for one that is not acmeca's."""
         return cast("int", self._pragma("user_version")[0][0])
+
+    async def standing(self) -> Standing:
+        """Which steps of the schema it has taken, and who may work with it."""
+        version = self.schema_version()
+        if not self._run("SELECT 1 FROM sqlite_schema WHERE name = 'schema_version'", ()):
+            return Standing(version, version)
+        return Standing(version, cast("int", self._run("SELECT minimum FROM schema_version", ())[0]["minimum"]))
+
+    def pages(self) -> tuple[int, int, int]:
+        """The bytes of a page, how many pages there are, and how many of them are free."""
+        size, count, free = (self._pragma(name)[0][0] for name in ("page_size", "page_count", "freelist_count"))
+        return size, count, free
 
     def faults(self, limit: int = 10) -> list[str]:
         """What SQLite finds wrong with the file's structure, at most `limit` lines: pages, rows and types, no indexes."""

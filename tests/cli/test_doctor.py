@@ -376,6 +376,44 @@ def test_a_port_that_somebody_else_has(used: Installation) -> None:
     the_one(found, Level.OK, "server.status_listen")
 
 
+def test_an_admin_port_that_somebody_else_has(used: Installation) -> None:
+    """What was asked for has to work; the default may be taken, and the server goes on without it."""
+    with socket.create_server(("127.0.0.1", used.admin_port)):
+        assert "Another program has the port" in the_one(examine(used), Level.ERROR, "server.admin_listen").advice
+        config = load_config(used.config_path, {})
+        server = config.server.model_copy()
+        server.model_fields_set.discard("admin_listen")
+        unasked = config.model_copy(update={"server": server})
+        found = network._forgive_default(unasked, network._check_free("server.admin_listen", server.admin_listen))
+        assert found.level is Level.WARNING
+        assert found.advice.endswith("; until then there are no metrics")
+
+
+def test_the_admin_listener_of_a_server_that_runs(running: Installation) -> None:
+    assert the_one(examine(running), Level.OK, "server.admin_listen").detail == "answers, with our metrics"
+
+
+def test_what_readiness_finds_is_told(used: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Doctor asks the running server, which looks at what only it can see."""
+    config = load_config(used.config_path, {})
+    _, kept = asyncio.run(check_database(config))
+    said = "".join(f'acmeca_crl_number{{issuer="{stored.issuer.id}"}} 1\n' for stored in kept.issuers)
+
+    async def fetch(_: object, url: str) -> network._Answer:
+        return (
+            network._Answer(200, said.encode(), "")
+            if url.endswith("/metrics")
+            else network._Answer(503, b"disk: x\ny: z\n", "")
+        )
+
+    monkeypatch.setattr(network, "_fetch", fetch)
+    found = asyncio.run(network._check_admin_port(config, kept))
+    assert [(item.level, item.about, item.detail) for item in found[1:]] == [
+        (Level.ERROR, "readiness", "disk: x"),
+        (Level.ERROR, "readiness", "y: z"),
+    ]
+
+
 def test_an_address_that_is_not_this_machines(used: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACMECA_SERVER__ACME_LISTEN", "192.0.2.1:8443")
     assert "Cannot assign" in the_one(examine(used), Level.ERROR, "server.acme_listen").detail

@@ -410,4 +410,4 @@ def test_what_a_killed_init_left_is_finished_by_another(
     assert said.code == (1 if is_made else 0), said.stderr
     assert ("holds a CA already" in said.stderr) is is_made
     assert issuers(database) == 2
-    assert issue(Installation(directory, 0, 0, 0), "www.corp.internal")
+    assert issue(Installation(directory, 0, 0, 0, 0), "www.corp.internal")

@@ -20,12 +20,6 @@ COUNT = "SELECT COUNT(*) AS n FROM notes"
 Body = Callable[[Transaction], Awaitable[str]]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    engine: Engine = request.param
-    return engine
-
-
 @pytest.fixture
 async def database(engine: Engine) -> AsyncIterator[Database]:
     async with open_engine(engine, steps=NOTES) as database:

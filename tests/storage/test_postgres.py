@@ -19,7 +19,7 @@ from acmeca.audit import SYSTEM, ServerStarted
 from acmeca.errors import Busy
 from acmeca.storage.audit import append, verify
 from acmeca.storage.database import Database, Entry, Transaction
-from acmeca.storage.errors import FencedError, StorageError
+from acmeca.storage.errors import StorageError
 from acmeca.storage.postgres import PostgresDatabase
 from acmeca.storage.postgres_schema import WRITERS_LOCK
 from acmeca.storage.postgres_session import Limits
@@ -88,83 +88,22 @@ async def pid_of_writer(database: Database) -> int:
     return pid
 
 
-class TestSeal:
-    async def test_each_commit_takes_a_number_and_journals_what_its_successful_bodies_did(
-        self, sealed: PostgresDatabase, seal: TableSeal
-    ) -> None:
-        async def fail(tx: Transaction) -> str:
-            tx.journal(Entry("note", {"id": "lost"}))
-            raise LookupError
+async def test_a_commit_that_the_database_rolls_back_is_withdrawn() -> None:
+    """After a failed statement COMMIT rolls back, and the server calls that a success."""
 
-        await asyncio.gather(*(sealed.write(body) for body in (note("a"), fail, note("b"))), return_exceptions=True)
-        assert seal.calls == ["number", "append"]
-        assert seal.kept == {1: [Entry("note", {"id": "a"}), Entry("note", {"id": "b"})]}
-        await sealed.write(note("c"))
-        assert list(seal.kept) == [1, 2]
-
-    async def test_a_commit_without_entries_appends_nothing(self, sealed: PostgresDatabase, seal: TableSeal) -> None:
-        await sealed.write(lambda tx: tx.execute(INSERT, "a", "text"))
-        assert seal.calls == ["number"]
-
-    async def test_a_body_that_is_run_again_journals_once(self, sealed: PostgresDatabase, seal: TableSeal) -> None:
-        async def body(tx: Transaction) -> None:
-            tx.journal(Entry("note", {"id": "a"}))
+    class CarelessSeal(TableSeal):
+        async def number(self, tx: Transaction) -> int:
+            number = await super().number(tx)
             with suppress(StorageError):
-                await tx.execute("INSERT INTO notes (id, body) VALUES ('a', NULL)")
-            await tx.execute(INSERT, "a", "text")
+                await tx.execute("INSERT INTO seals (number) VALUES (NULL)")
+            return number
 
-        await sealed.write(body)
-        assert journalled(seal) == ["a"]
-
-    async def test_where_nothing_is_committed_no_number_is_taken(
-        self, sealed: PostgresDatabase, seal: TableSeal
-    ) -> None:
-        async def fail(tx: Transaction) -> str:
-            raise LookupError
-
-        with pytest.raises(LookupError):
-            await sealed.write(fail)
-        assert seal.calls == []
-
-    async def test_a_fenced_process_is_told_in_every_caller(self, sealed: PostgresDatabase, seal: TableSeal) -> None:
-        seal.refusal = FencedError("another process took over")
-        results = await asyncio.gather(*(sealed.write(note(name)) for name in "abc"), return_exceptions=True)
-        assert [type(result) for result in results] == [FencedError] * 3
-        assert len({id(result) for result in results}) == 3
-        seal.refusal = None
-        assert await names(sealed) == []
-
-    async def test_a_journal_that_cannot_be_written_fails_the_commit(
-        self, sealed: PostgresDatabase, seal: TableSeal
-    ) -> None:
-        def fail() -> None:
-            raise StorageError("the journal's disk is full")
-
-        seal.trouble = fail
-        results = await asyncio.gather(*(sealed.write(note(name)) for name in "ab"), return_exceptions=True)
-        assert [str(result) for result in results] == ["the journal's disk is full"] * 2
-        assert seal.calls == ["number", "append"]
-        seal.trouble = lambda: None
-        await sealed.write(note("c"))
-        assert await names(sealed) == ["c"]
-        assert journalled(seal) == ["c"]
-
-    async def test_a_commit_that_the_database_rolls_back_is_withdrawn(self) -> None:
-        """After a failed statement COMMIT rolls back, and the server calls that a success."""
-
-        class CarelessSeal(TableSeal):
-            async def number(self, tx: Transaction) -> int:
-                number = await super().number(tx)
-                with suppress(StorageError):
-                    await tx.execute("INSERT INTO seals (number) VALUES (NULL)")
-                return number
-
-        seal = CarelessSeal()
-        async with open_postgres(steps=SEALED_NOTES, seal=seal) as database:
-            with pytest.raises(StorageError, match="rolled a commit back"):
-                await database.write(note("a"))
-            assert seal.calls == ["number", "append", "withdraw"]
-            assert await names(database) == []
+    seal = CarelessSeal()
+    async with open_postgres(steps=SEALED_NOTES, seal=seal) as database:
+        with pytest.raises(StorageError, match="rolled a commit back"):
+            await database.write(note("a"))
+        assert seal.calls == ["number", "append", "withdraw"]
+        assert await names(database) == []
 
 
 class TestSeveralWriters:
@@ -596,6 +535,7 @@ class TestOpen:
         expected = {
             "synchronous_commit": "on",
             "TimeZone": "UTC",
+            "client_min_messages": "warning",
             "transaction_isolation": "read committed",
             "transaction_read_only": "off",
             "idle_in_transaction_session_timeout": "5s",

@@ -1,6 +1,7 @@
 """The SQLite driver keeps what `storage/database.py` promises: durability, isolation of bodies, bounds, plain refusals."""
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import json
@@ -551,6 +552,25 @@ class TestTrouble:
         assert await names(database) == []
         await database.write(note("later"))
         assert await names(database) == ["later"]
+
+    @pytest.mark.parametrize("many", [1, 2])
+    async def test_no_value_is_told_when_sqlite_rolls_back_by_itself(self, database: SqliteDatabase, many: int) -> None:
+        """`storage/errors.py`, rule 2; for a body alone and for one among others."""
+
+        async def destroy(tx: Transaction) -> str:
+            await tx.execute(INSERT, "a", "text")
+            with contextlib.suppress(NotUniqueError):
+                await tx.execute("INSERT OR ROLLBACK INTO notes (id, body) VALUES ('a', 'x')")
+            raise LookupError("a secret value")
+
+        results = await asyncio.gather(
+            database.write(destroy),
+            *(database.write(note(f"n{number}")) for number in range(1, many)),
+            return_exceptions=True,
+        )
+        assert [type(result) for result in results] == [StorageError] * many
+        assert not any("secret" in str(result) for result in results)
+        assert await names(database) == []
 
     async def test_a_commit_that_fails_is_told_to_every_caller_and_holds_nothing(self, path: Path) -> None:
         """A deferred check, which our own schema never has, makes COMMIT fail and leaves SQLite in the transaction."""

@@ -33,6 +33,7 @@ from acmeca.keystore import pem
 from acmeca.pki.signing import PrivateKey
 from acmeca.service import jobs
 from acmeca.service.ambient import Ambient
+from acmeca.service.probes import PROOF
 from acmeca.storage.database import Entry, Row, Transaction, Value
 from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.web.connection import Patience
@@ -174,6 +175,8 @@ class JournalledKey(ec.EllipticCurvePrivateKey):
     def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
         assert not isinstance(signature_algorithm.algorithm, Prehashed)
         tbs = bytes(data)
+        if tbs == PROOF:  # readiness asks
+            return self._key.sign(tbs, signature_algorithm)
         noun = noun_of(tbs)
         self._points.passed(f"before signature of {noun}")
         if self._journal is not None:
@@ -241,7 +244,7 @@ def _serve_process(plan: Plan, ready: Connection) -> None:
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     points = Points(plan)
     _watch_files(points)
-    app.SqliteDatabase = _watched_database(points)  # type: ignore[attr-defined]  # as above
+    app.stores.SqliteDatabase = _watched_database(points)  # type: ignore[attr-defined]  # as above
     jobs._SWEEP_SECONDS = plan.sweep_seconds  # type: ignore[misc]  # a dead process's work is taken up at once
     patience = Patience(stopping=plan.shutdown_seconds)
     (Listener.__init__.__kwdefaults__ or {})["patience"] = patience  # as above

@@ -26,6 +26,7 @@ status_url = "http://localhost:{status_port}"
 data_dir = "ca"
 acme_listen = "localhost:{acme_port}"
 status_listen = "localhost:{status_port}"
+admin_listen = "localhost:{admin_port}"
 
 [ca]
 organization = "Example"
@@ -48,6 +49,7 @@ class Installation:
     acme_port: int
     status_port: int
     http_port: int  # where http-01 is checked
+    admin_port: int
 
     @property
     def config_path(self) -> Path:
@@ -78,6 +80,10 @@ class Installation:
         return f"http://localhost:{self.status_port}"
 
     @property
+    def admin_url(self) -> str:
+        return f"http://localhost:{self.admin_port}"
+
+    @property
     def directory_url(self) -> str:
         return f"{self.base_url}/acme/directory"
 
@@ -102,10 +108,10 @@ class Installation:
 
 def make_installation(directory: Path, *, more: str = "") -> Installation:
     """Write the configuration; `more` is TOML that is added to it. The CA itself is made by `init` or `serve --init`."""
-    acme_port, status_port, http_port = reserve_ports(3)
+    acme_port, status_port, http_port, admin_port = reserve_ports(4)
     directory.mkdir(parents=True, exist_ok=True)
-    installation = Installation(directory, acme_port, status_port, http_port)
-    text = _CONFIG.format(acme_port=acme_port, status_port=status_port, http_port=http_port)
+    installation = Installation(directory, acme_port, status_port, http_port, admin_port)
+    text = _CONFIG.format(acme_port=acme_port, status_port=status_port, http_port=http_port, admin_port=admin_port)
     installation.config_path.write_text(text + more)
     return installation
 

@@ -42,6 +42,7 @@ fsync = on
 synchronous_commit = on
 wal_level = replica
 max_wal_size = 256MB
+min_wal_size = 8MB
 log_min_messages = warning
 log_line_prefix = '%m %p '
 """
@@ -82,6 +83,12 @@ def _account() -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
+def _end_with_us() -> list[str]:
+    """What has the kernel end a server whose tests were killed, where there is such a thing."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "QUIT"] if setpriv else []
+
+
 class PostgresServer:
     """One server: its directory, its port, its process."""
 
@@ -116,7 +123,18 @@ class PostgresServer:
         self.run(
             "initdb",
             *("--pgdata", str(self.data), "--username", USER, "--pwfile", str(password_file), "--no-sync"),
-            *("--auth-local", "trust", "--auth-host", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8"),
+            *(
+                "--auth-local",
+                "trust",
+                "--auth-host",
+                "scram-sha-256",
+                "--encoding",
+                "UTF8",
+                "--locale",
+                "C.UTF-8",
+                "--wal-segsize",
+                "1",
+            ),
         )
         self.configure(_CONFIGURATION)
         with (self.data / "pg_hba.conf").open("a") as file:
@@ -147,6 +165,7 @@ class PostgresServer:
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *_end_with_us(),
                     str(require_programs() / "postgres"),
                     *("-D", str(self.data), "-k", str(self.directory), "-p", str(self.port)),
                 ],
@@ -182,10 +201,17 @@ class PostgresServer:
                 process.wait(timeout=30)
 
 
+def _place() -> Path | None:
+    """Memory where there is plenty: nothing here cuts the power, and a disk that others use makes the tests slow."""
+    memory = Path("/dev/shm")
+    is_roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30
+    return memory if is_roomy else None
+
+
 @contextlib.contextmanager
 def make_directory() -> Iterator[Path]:
     """A short path (a socket's name has 107 bytes) that the server's user owns."""
-    with tempfile.TemporaryDirectory(prefix="acmeca-pg-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="acmeca-pg-", dir=_place(), ignore_cleanup_errors=True) as name:
         account = _account()
         if account:
             os.chown(name, account["user"], account["group"])
@@ -241,12 +267,21 @@ def _give_away(data: Path) -> None:
             os.chown(path, account["user"], account["group"])
 
 
+_held: Final = contextlib.ExitStack()  # what lives as long as this process
+
+
+def end_shared() -> None:
+    """End the shared server and remove its files; called when pytest ends, for a worker of xdist may not live much longer."""
+    _held.close()
+    _pristine.cache_clear()
+    shared_server.cache_clear()
+    _free.clear()
+
+
 @functools.cache
 def _pristine() -> Path:
     """The data directory of a server that was never started: making one takes two seconds, copying it a tenth."""
-    stack = contextlib.ExitStack()
-    atexit.register(stack.close)
-    server = PostgresServer(stack.enter_context(make_directory()), 5432)
+    server = PostgresServer(_held.enter_context(make_directory()), 5432)
     server.initialize()
     return server.data
 
@@ -254,9 +289,9 @@ def _pristine() -> Path:
 @functools.cache
 def shared_server() -> PostgresServer:
     """The server of this process, ended with it."""
-    stack = contextlib.ExitStack()
-    atexit.register(stack.close)
-    return stack.enter_context(make_server())
+    server = _held.enter_context(make_server())
+    atexit.register(end_shared)  # after everything that is needed for it was registered, so before that goes
+    return server
 
 
 # --- its databases ------------------------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ from acmeca.acme.states import AccountStatus, AuthorizationStatus, ChallengeStat
 from acmeca.pki.issuer import Issuer
 from acmeca.storage.certificates import Certificate
 from acmeca.storage.crls import Crl
-from acmeca.storage.database import Database
+from acmeca.storage.database import Database, Seal
 from acmeca.storage.issuers import IssuerState, StoredIssuer
 from acmeca.storage.schema import Engine, Step
+from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.storage.store import Store
 from acmeca.storage.writers import Writer
-from tests.support.databases import open_database
 from tests.support.postgres import open_postgres
 from tests.support.server import temporary_directory
 from tests.support.status_issuers import shared_issuer
@@ -30,16 +30,19 @@ _numbers = itertools.count(1)
 
 @contextlib.asynccontextmanager
 async def open_engine(
-    engine: Engine, *, steps: Sequence[Step] | None = None, queue_limit: int = 2000
+    engine: Engine, *, steps: Sequence[Step] | None = None, queue_limit: int = 2000, seal: Seal | None = None
 ) -> AsyncIterator[Database]:
     """An empty database of an engine; the program's own schema unless `steps` are given."""
     if engine == "postgresql":
-        async with open_postgres(steps=steps, queue_limit=queue_limit) as database:
+        async with open_postgres(steps=steps, queue_limit=queue_limit, seal=seal) as database:
             yield database
         return
     with temporary_directory() as directory:
-        async with open_database(directory / "acmeca.db", steps=steps, queue_limit=queue_limit) as database:
+        database = await SqliteDatabase.open(directory / "acmeca.db", steps=steps, queue_limit=queue_limit, seal=seal)
+        try:
             yield database
+        finally:
+            await database.close()
 
 
 @contextlib.asynccontextmanager

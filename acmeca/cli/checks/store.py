@@ -4,7 +4,8 @@ Rule 1: it is opened for reading only, beside a running server or without one (`
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -12,14 +13,16 @@ from typing import Final
 
 from acmeca import audit
 from acmeca.app import config_sha256
-from acmeca.cli.checks.finding import Finding, error, format_span, ok, warning
+from acmeca.cli.checks.finding import Finding, Level, error, format_span, ok, warning
 from acmeca.config import Config
 from acmeca.errors import AcmecaError
 from acmeca.storage import audit as stored_audit
 from acmeca.storage.crls import Crl, Crls
+from acmeca.storage.database import Database
 from acmeca.storage.issuers import Issuers, StoredIssuer
-from acmeca.storage.readonly import ReadOnlyDatabase, has_log, open_read_only
-from acmeca.storage.schema import read_steps
+from acmeca.storage.postgres_readonly import open_read_only_postgres
+from acmeca.storage.readonly import has_log, open_read_only
+from acmeca.storage.schema import Standing, read_steps
 from acmeca.storage.times import from_seconds
 
 _FAULTS_TOLD: Final = 3
@@ -48,7 +51,7 @@ async def check_database(config: Config) -> tuple[list[Finding], Kept]:
     """Look at the database. What a server that starts meanwhile may have disturbed is looked at again."""
     path = config.database_path
     if path is None:
-        return [], Kept()
+        return await _look_at_server(config)
     about = f"database {path}"
     if not path.exists():
         return [error(about, "is not there", "Make a CA with: acmeca init")], Kept()
@@ -60,37 +63,62 @@ async def check_database(config: Config) -> tuple[list[Finding], Kept]:
 
 
 async def _look(about: str, path: Path) -> tuple[list[Finding], Kept]:
+    with _told(about) as told, open_read_only(path) as database:
+        faults = database.faults()
+        if faults:
+            return [error(about, f"is damaged: {faults[0]}", "Stop the server and restore a backup")], Kept()
+        return await _look_into(about, database, await database.standing())
+    return told
+
+
+async def _look_at_server(config: Config) -> tuple[list[Finding], Kept]:
+    """A database server looks after its files itself; what is in them is ours."""
+    about = "database" if config.storage.postgres is None else f"database {config.storage.postgres.redacted}"
+    with _told(about) as told:
+        async with open_read_only_postgres(config.storage.url) as database:
+            return await _look_into(about, database, await database.standing())
+    return told
+
+
+@contextmanager
+def _told(about: str) -> Iterator[tuple[list[Finding], Kept]]:
+    """What to say when the look is ended by a failure."""
+    findings: list[Finding] = []
     try:
-        with open_read_only(path) as database:
-            findings = _check_structure(about, database)
-            if findings[-1].advice:
-                return findings, Kept()
-            findings += await _check_audit(database)
-            kept = await _read(database)
+        yield findings, Kept()
     except AcmecaError as failure:
-        return [error(about, str(failure), "If it stays so, restore a backup")], Kept()
+        findings.append(error(about, str(failure), "If it stays so, restore a backup"))
     except (ValueError, TypeError) as failure:  # a value of a kind that acmeca does not write
-        return [error(about, f"holds what acmeca never wrote: {failure}", "Restore a backup")], Kept()
+        findings.append(error(about, f"holds what acmeca never wrote: {failure}", "Restore a backup"))
+
+
+async def _look_into(about: str, database: Database, standing: Standing) -> tuple[list[Finding], Kept]:
+    finding = _judge_schema(about, standing)
+    if finding.level is Level.ERROR:
+        return [finding], Kept()
+    findings = [finding, *await _check_audit(database)]
+    kept = await _read(database)
     if not kept.issuers:
         findings.append(error("issuers", "there is none in the database", "Make a CA with: acmeca init"))
     return findings, kept
 
 
-def _check_structure(about: str, database: ReadOnlyDatabase) -> list[Finding]:
-    faults = database.faults()
-    if faults:
-        return [error(about, f"is damaged: {faults[0]}", "Stop the server and restore a backup")]
-    version, known = database.schema_version(), len(read_steps())
-    if version > known:
-        return [error(about, f"has schema {version}, this program knows {known}", "Run the newer version of acmeca")]
+def _judge_schema(about: str, standing: Standing) -> Finding:
+    version, known = standing.version, len(read_steps())
     if version == 0:
-        return [error(about, "has no tables of acmeca", "Make a CA with: acmeca init")]
+        return error(about, "has no tables of acmeca", "Make a CA with: acmeca init")
+    if standing.minimum > known:
+        return error(about, f"has schema {version}, this program knows {known}", "Run the newer version of acmeca")
+    if version > known:
+        return ok(
+            about, f"is sound; its schema {version} is newer than this program's ({known}), which may work with it"
+        )
     if version < known:
-        return [ok(about, f"is sound; its schema {version} is brought to {known} at the next start")]
-    return [ok(about, f"is sound, with schema {version}")]
+        return ok(about, f"is sound; its schema {version} is brought to {known} at the next start")
+    return ok(about, f"is sound, with schema {version}")
 
 
-async def _check_audit(database: ReadOnlyDatabase) -> list[Finding]:
+async def _check_audit(database: Database) -> list[Finding]:
     # The verifier takes `Database`; records are read a page at a time.
     faults = await stored_audit.verify(database)
     if faults:
@@ -106,15 +134,17 @@ async def _check_audit(database: ReadOnlyDatabase) -> list[Finding]:
     return [ok("audit chain", f"{0 if row is None else row['records']} records, none changed or missing in between")]
 
 
-async def _read(database: ReadOnlyDatabase) -> Kept:
+async def _read(database: Database) -> Kept:
     issuers = tuple(await Issuers(database, writer="").all())
     for item in issuers:
         _ = item.issuer.certificate  # raises for what is no certificate, before anything rests on it
     crls = Crls(database, writer="")
     found = {item.issuer.id: await crls.latest(item.issuer.id) for item in issuers}
     newest = await database.fetch_one("SELECT MAX(at) AS at FROM audit")
+    # Workers write under several names: the last word of the one that was started last.
     server = await database.fetch_one(
-        "SELECT at, kind, event FROM audit WHERE kind IN ($1, $2) ORDER BY writer, sequence DESC LIMIT 1",
+        "SELECT at, kind, event FROM audit WHERE kind IN ($1, $2) AND writer ="
+        " (SELECT writer FROM audit WHERE kind = $1 ORDER BY at DESC, writer DESC LIMIT 1) ORDER BY sequence DESC LIMIT 1",
         audit.ServerStarted.kind,
         audit.ServerStopped.kind,
     )
