@@ -12,7 +12,7 @@ from acmeca.app import real_ambient
 from acmeca.audit import admin_actor
 from acmeca.cli.connection import load
 from acmeca.cli.options import json_option
-from acmeca.cli.output import examples, format_size, print_json, print_line, print_pairs, shown_progress
+from acmeca.cli.output import examples, format_size, print_json, print_line, print_pairs, shown_progress, tell_steps
 from acmeca.errors import AcmecaError
 from acmeca.recovery import Made, Placed, make_backup, read_key_files, restore
 from acmeca.storage.restore import Restored, format_moment
@@ -142,6 +142,7 @@ def restore_command(
             may_lose=lambda restored: _may_lose(restored, accept_loss=accept_loss),
             actor=admin_actor(user_name(os.getuid())),
             ambient=real_ambient(),
+            on_progress=tell_steps(),
         )
     )
     if as_json:

@@ -103,6 +103,20 @@ def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
+def tell_steps() -> Callable[[str, int, int], None]:
+    """`on_progress(what, done, total)` with a line for each step, on a terminal's stderr: for what may ask in between."""
+    console = make_console(stderr=True)
+    told = ""
+
+    def tell(what: str, done: int, total: int) -> None:  # noqa: ARG001  (a line says only what)
+        nonlocal told
+        if console.is_terminal and what != told:
+            console.print(Text(f"{what} …", "dim"))
+        told = what
+
+    return tell
+
+
 def format_size(octets: int) -> str:
     """`812 B`, `4.1 KiB`, `1.2 GiB`."""
     size = float(octets)

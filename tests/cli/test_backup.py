@@ -1,15 +1,23 @@
 """Backup, restore, journal and copy as an operator meets them: what is said, what is refused, what is printed for programs."""
 
+import asyncio
 import contextlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from acmeca.errors import Conflict
+from acmeca.recovery import copy_storage
 from acmeca.storage.journal import segments
+from acmeca.storage.store import Store
+from acmeca.storage.transfer import Place
 from tests.cli.conftest import Acmeca, issue
 from tests.support.installations import Installation
+from tests.support.journalled import journalled_store, make_hierarchy
+from tests.support.mishaps import no_progress
 from tests.support.processes import clean_environment
 from tests.support.terminal import on_terminal
 
@@ -131,6 +139,7 @@ class TestRestore:
         acmeca(ca, "backup", str(tmp_path / "b"))
         command = ca._command("restore", "--without-journals", str(tmp_path / "b"))
         with on_terminal(command, env=clean_environment(), cwd=ca.directory) as terminal:
+            terminal.expect("replaying …")
             terminal.expect("no journal was replayed, as was asked for")
             terminal.expect("forget that? [y/N]")
             terminal.type("y")
@@ -221,19 +230,24 @@ class TestCopy:
         assert said.code in {1, 2}
         assert reason in said.stderr
 
-    def test_a_server_writes_to_it(
-        self, running: Installation, acmeca: Acmeca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("acmeca.recovery.BEAT", 3.0)
-        arguments = (
-            "storage",
-            "copy",
-            "--from",
-            f"sqlite:///{running.database_path}",
-            "--to",
-            f"sqlite:///{tmp_path}/x.db",
-        )
-        said = acmeca(running, *arguments)
-        assert said.code == 1
-        assert "--beside-servers" in said.stderr
-        assert acmeca(running, *arguments, "--beside-servers").code == 0
+    async def test_a_server_writes_to_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("acmeca.recovery.BEAT", 0.1)
+        (tmp_path / "ca").mkdir()
+        source, target = (Place.parse(f"sqlite:///{name}", base=tmp_path) for name in ("ca/acmeca.db", "x.db"))
+        copy = partial(copy_storage, source, target, on_progress=no_progress)
+        async with journalled_store(tmp_path / "ca") as store:
+            await make_hierarchy(store)
+            beating = asyncio.create_task(beat(store))
+            with pytest.raises(Conflict, match="--beside-servers"):
+                await copy(beside_writers=False)
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+            assert await copy(beside_writers=True)
+            (tmp_path / "x.db").unlink()
+            assert await copy(beside_writers=False), "it was killed: nothing moves"
+
+
+async def beat(store: Store) -> None:
+    while True:
+        await store.writers.beat()
+        await asyncio.sleep(0.01)

@@ -51,8 +51,8 @@ def journalled_state(path: Path) -> dict[str, list[Any]]:
 async def journalled_store(
     directory: Path, *, name: str = "test", segment_bytes: int = 1 << 20
 ) -> AsyncIterator[Store]:
-    """A store in `acmeca.db`, journalled in `journal`, whose writer has just claimed its name."""
-    writer = Writer(name, f"instance-{next(_instances)}")
+    """A store in `acmeca.db`, journalled in `journal`, whose writer has just claimed its name. Instances are named in their order."""
+    writer = Writer(name, f"instance-{next(_instances):06d}")
     ticks = itertools.count(int(NOW.timestamp()))
     journal = Journal(
         directory / "journal",
