@@ -33,7 +33,19 @@ sys.exit(run(sys.argv[1:]))
 
 
 def test_the_verbs() -> None:
-    assert VERBS == ["crl", "doctor", "init", "list", "revoke", "serve", "show"]
+    assert VERBS == [
+        "backup",
+        "crl",
+        "doctor",
+        "init",
+        "journal",
+        "list",
+        "restore",
+        "revoke",
+        "serve",
+        "show",
+        "storage",
+    ]
 
 
 @pytest.mark.parametrize("verb", VERBS)
