@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from acmeca import app
+from acmeca.app import Opened, composition
 from acmeca.service.probes import WriteWatch
 from acmeca.storage.journal import Commit, Journal, read_segment, segments
 from acmeca.storage.schema import Step, read_steps
@@ -65,11 +65,11 @@ def journalled(directory: Path) -> list[Commit]:
 
 
 @contextlib.asynccontextmanager
-async def another_instance(ca: RunningCa, instance: str = "other-1") -> AsyncIterator[tuple[app.Opened, Monotonic]]:
+async def another_instance(ca: RunningCa, instance: str = "other-1") -> AsyncIterator[tuple[Opened, Monotonic]]:
     """A second process of a running CA, without listeners: prepared as at a start. The clock is its own, for `Others`."""
     async with open_instance(ca.data_dir, instance, database_path=ca.config.database_path) as store:
         first = ca.opened
-        other = await app._compose(
+        other = await composition._compose(
             ca.config,
             store,
             nonces=ca.services.nonces,
