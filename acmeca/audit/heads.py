@@ -110,15 +110,16 @@ def fingerprint(public_key: bytes) -> str:
 def select_kept(heads: Sequence[SignedHead], *, newest: int) -> list[int]:
     """Which of one writer's heads to keep when they have become many, by their places in the order of their signing.
 
-    The first of each day, the `newest` ones, and the last one before the numbers fall back: that one tells of a chain which is
-    not there any more.
+    The first of each day, the `newest` ones, and both sides of each place where the numbers fall back: they tell of a chain that is
+    not there any more, and have to be known for it the next time as well.
     """
     days: set[int] = set()
     kept = []
     for place, signed in enumerate(heads):
         day = signed.signed_at // _DAY
         falls_back = place + 1 < len(heads) and heads[place + 1].head.sequence <= signed.head.sequence
-        if day not in days or falls_back or place >= len(heads) - newest:
+        fell_back = place > 0 and heads[place - 1].head.sequence >= signed.head.sequence
+        if day not in days or falls_back or fell_back or place >= len(heads) - newest:
             kept.append(place)
         days.add(day)
     return kept

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from acmeca import __version__
+from acmeca.cli.audit import audit
 from acmeca.cli.backup import backup, restore_command
 from acmeca.cli.certificates import list_certificates, revoke, show
 from acmeca.cli.crls import crl
@@ -35,6 +36,7 @@ _INTERRUPTED = 128 + 2  # SIGINT
         "acmeca list --name '*.db.corp.internal'             find a certificate",
         "acmeca revoke SERIAL --reason keyCompromise         revoke one",
         "acmeca backup FILE                                  keep what it knows elsewhere",
+        "acmeca audit verify                                 was the audit touched?",
     ),
 )
 @click.option(
@@ -56,7 +58,20 @@ def cli(context: click.Context, config_path: Path | None) -> None:
     context.obj = config_path
 
 
-for _verb in (init, serve, doctor, list_certificates, show, revoke, crl, backup, restore_command, journal, storage):
+for _verb in (
+    init,
+    serve,
+    doctor,
+    list_certificates,
+    show,
+    revoke,
+    crl,
+    backup,
+    restore_command,
+    journal,
+    audit,
+    storage,
+):
     cli.add_command(_verb)
 
 

@@ -8,9 +8,12 @@ Rule 3: into a pipe or a file goes one row per line without colours; what progra
 """
 
 import json
+import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from pathlib import Path
+from typing import IO, Final
 
 import click
 from rich.console import Console
@@ -122,6 +125,25 @@ def format_size(octets: int) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[str]]:
+    """A file for text that takes the place of `path` when all is written, for its owner alone; when it fails, nothing is there."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(fresh, "x", encoding="utf-8", newline="", opener=_open_private) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _safe(part: str | tuple[str, str]) -> Text:

@@ -19,11 +19,11 @@ from rich.text import Text
 from acmeca.cli.connection import load
 from acmeca.cli.options import json_option
 from acmeca.cli.output import examples, print_json, print_line, print_pairs
+from acmeca.cli.reading import opened_for_reading
 from acmeca.config import Config, format_duration
 from acmeca.errors import AcmecaError
 from acmeca.service.growth import Database, Kept
-from acmeca.storage.postgres_readonly import open_read_only_postgres
-from acmeca.storage.readonly import open_read_only
+from acmeca.storage.postgres_readonly import ReadOnlyPostgres
 from acmeca.storage.schema import read_steps
 from acmeca.storage.sizes import Counts, Sizes, Waiting
 from acmeca.storage.sqlite_sizes import SqliteSizes
@@ -63,25 +63,16 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
 
 @asynccontextmanager
 async def _opened(config: Config) -> AsyncIterator[_Opened]:
-    path = config.database_path
-    if path is None:
-        async with open_read_only_postgres(config.storage.url) as server:
-            _require_schema(server.schema_version())
-            yield _Opened(server, Counts(server))
-        return
-    if not path.exists():
-        raise AcmecaError(f"there is no CA in {config.server.data_dir}; make one with: acmeca init")
-    with open_read_only(path) as database:
-        _require_schema(database.schema_version())
-        yield _Opened(SqliteSizes(database, path), Counts(database))
-
-
-def _require_schema(version: int) -> None:
-    known = len(read_steps())
-    if version < known:
-        raise AcmecaError(
-            f"the database has schema {version}, and this program counts in schema {known}: start the server once"
-        )
+    async with opened_for_reading(config) as database:
+        version, known = database.schema_version(), len(read_steps())
+        if version < known:
+            raise AcmecaError(
+                f"the database has schema {version}, and this program counts in schema {known}: start the server once"
+            )
+        if isinstance(database, ReadOnlyPostgres):
+            yield _Opened(database, Counts(database))
+        elif config.database_path is not None:
+            yield _Opened(SqliteSizes(database, config.database_path), Counts(database))
 
 
 async def _examine(config: Config, now: datetime) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from acmeca.storage.errors import StorageError
 from acmeca.storage.lock import FileTurn
 
 HEADS_FILE: Final = "audit-heads.jsonl"
-HEADS_SCHEMA: Final = 3  # the schema step that made the table
+HEADS_SCHEMA: Final = 4  # the schema step that made the table
 TURNS_FILE: Final = "audit-heads.lock"
 _NEWEST: Final = 1000  # heads of a writer that are kept whatever their day: most of a day, with one each minute
 _COMPACT_BYTES: Final = 1 << 20

@@ -10,7 +10,6 @@ Rule 4: a process may be killed between any two changes of the memory. None of t
 allots a counter twice.
 """
 
-import errno
 import fcntl
 import mmap
 import os
@@ -64,6 +63,8 @@ class FileNonces:
                 if not _is_ours(os.pread(file, _HEADER.size, 0), os.fstat(file).st_size, boot=boot, capacity=capacity):
                     header = _HEADER.pack(_MAGIC, boot, entropy(KEY_BYTES), capacity)
                     file = _begin_anew(path, file, _BITS_AT + capacity // 8, header)
+                else:
+                    _allot(file, _BITS_AT + capacity // 8)
                 memory = mmap.mmap(file, _BITS_AT + capacity // 8)
                 fcntl.flock(file, fcntl.LOCK_UN)
             except BaseException:
@@ -145,15 +146,23 @@ def _begin_anew(path: Path, old: int, size: int, header: bytes) -> int:
     file = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
-        # Zeros and not a hole: one that a full disk cannot fill would end the process that writes there.
-        if os.pwrite(file, header.ljust(size, b"\0"), 0) != size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _allot(file, size)
+        os.pwrite(file, header, 0)
         fresh.rename(path)
     except BaseException:
         os.close(file)
         raise
     os.close(old)
     return file
+
+
+def _allot(file: int, size: int) -> None:
+    """Give the file its length, with room on the disk for all of it: where there is a hole, a write to the memory of a file on a full
+    disk ends the process (SIGBUS).
+    """
+    os.ftruncate(file, size)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
 
 
 def _read_boot_id() -> str:

@@ -33,7 +33,7 @@ from tests.support.load import load, more
 from tests.support.persistent_client import PersistentClient
 from tests.support.processes import Process, clean_environment, wait_until
 from tests.support.status_client import StatusClient
-from tests.support.workers import Connecting, PinnedClient, open_session, owner, session_with, worker_pids
+from tests.support.workers import Connecting, PinnedClient, is_running, open_session, owner, session_with, worker_pids
 
 SECONDS: Final = 240.0
 
@@ -209,8 +209,6 @@ async def check(installation: Installation, accounts: list[PersistentClient]) ->
         assert await audit_storage.verify(store.database) == []
         rows = await store.database.fetch_all("SELECT serial FROM certificates WHERE signature IS NOT NULL")
         assert set(obtained) <= {row["serial"] for row in rows}
-        writers = await store.database.fetch_all("SELECT DISTINCT writer FROM audit WHERE kind = 'certificate.issued'")
-        assert len(writers) > 1
         open_orders = await store.database.fetch_all("SELECT status FROM orders WHERE status = 'processing'")
         assert open_orders == []
 
@@ -286,7 +284,7 @@ async def test_a_supervisor_is_killed_under_load(stopped: Installation) -> None:
             workers = worker_pids(server).values()
             server.send(signal.SIGKILL)
             next_server = stack.enter_context(await asyncio.to_thread(stopped.serve))
-            assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+            assert not any(is_running(pid) for pid in workers)
             assert await asyncio.to_thread(server.wait) == -signal.SIGKILL
             await more(accounts)
         assert await asyncio.to_thread(next_server.terminate) == 0

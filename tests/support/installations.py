@@ -4,6 +4,7 @@ Rule 1: it is reached only by what an outsider has: the command line, the URLs, 
 Rule 2: ports are reserved (`processes.reserve_ports`), so that test runs beside each other do not meet.
 """
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -116,10 +117,17 @@ def make_installation(directory: Path, *, more: str = "") -> Installation:
     return installation
 
 
+_MEMORY: Final = Path("/dev/shm")  # a file system in memory, where there is one: commits wait for no disk
+
+
 @contextmanager
-def short_directory() -> Iterator[Path]:
-    """A temporary directory with a short path: a Unix socket's has at most 107 octets, and pytest's own paths are long."""
-    with tempfile.TemporaryDirectory(prefix="acmeca-", ignore_cleanup_errors=True) as directory:
+def short_directory(*, in_memory: bool = False) -> Iterator[Path]:
+    """A temporary directory with a short path: a Unix socket's has at most 107 octets, and pytest's own paths are long.
+
+    `in_memory` where that is possible, for tests that end processes and not the machine.
+    """
+    place = _MEMORY if in_memory and os.access(_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="acmeca-", dir=place, ignore_cleanup_errors=True) as directory:
         yield Path(directory)
 
 

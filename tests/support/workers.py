@@ -26,6 +26,15 @@ def worker_pids(server: Process) -> dict[int, int]:
     return {int(slot): int(pid) for slot, pid in _WORKER.findall(server.output)}
 
 
+def is_running(pid: int) -> bool:
+    """Whether the process has not ended; one that nobody has reaped yet has."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in {"Z", "X"}
+
+
 def owner(sock: socket.socket, pids: Iterable[int]) -> int | None:
     """Which of the processes has the other end of an IPv4 connection to this machine."""
     (_, port), (_, server_port) = sock.getsockname(), sock.getpeername()
