@@ -7,7 +7,6 @@ Rule 3: what is known to be missing is told before anything is decided, and some
 """
 
 import asyncio
-import json
 import os
 import sqlite3
 import stat
@@ -22,7 +21,7 @@ from typing import Final
 from acmeca import __version__, audit
 from acmeca.acme.objects import format_time
 from acmeca.app import NONCE_FILE, claimed_store, require_own
-from acmeca.audit import Head
+from acmeca.audit import is_genuine
 from acmeca.config import Config
 from acmeca.errors import AcmecaError, Conflict
 from acmeca.keystore import pem
@@ -30,6 +29,7 @@ from acmeca.service.ambient import Ambient
 from acmeca.service.own_certificates import LISTENER_FILE
 from acmeca.storage import placement
 from acmeca.storage.audit import fetch_heads
+from acmeca.storage.audit_heads import HEADS_FILE, read_heads
 from acmeca.storage.backup import (
     Backup,
     Circumstances,
@@ -53,7 +53,6 @@ from acmeca.storage.tables import Sum
 from acmeca.storage.transfer import Place, copy_to_server, copy_whole, fill_from, read_place, require_empty_server
 from acmeca.storage.writers import BEAT, Writer
 
-HEADS_FILE: Final = "audit-heads.jsonl"
 _KEY_DIRECTORIES: Final = ("keys", "root")
 _NOTED_LOSSES: Final = 10  # in the audit's event
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
@@ -352,14 +351,12 @@ async def _missing_keys(config: Config, path: Path) -> tuple[str, ...]:
 
 async def _known_heads(config: Config) -> list[KnownHead]:
     """Ends of chains that are known beside the journals: signed ones in their file, and those of the database that is there."""
-    known = []
     path, database_path = config.server.data_dir / HEADS_FILE, config.database_path
-    for line in path.read_text(encoding="ascii", errors="replace").splitlines() if path.exists() else ():
-        with suppress(ValueError, KeyError, TypeError):  # a line that a crash has cut
-            members = json.loads(line)
-            head = Head(str(members["writer"]), int(members["sequence"]), bytes.fromhex(members["hash"]))
-            signed_at = datetime.fromisoformat(members["signed_at"])
-            known.append(KnownHead(head, path.name, int(signed_at.timestamp())))
+    known = [
+        KnownHead(signed.head, path.name, signed.signed_at)
+        for _, signed in read_heads(path).heads
+        if is_genuine(signed)
+    ]
     if database_path is not None and database_path.exists():
         present = f"the database that is there ({database_path.name})"
         # It may be damaged: that is why it is replaced.

@@ -26,6 +26,7 @@ from acmeca import app
 from acmeca.cli.main import run
 from acmeca.config import load_config
 from acmeca.storage import audit as stored_audit
+from acmeca.storage.journal import segments
 from tests.support.crash_server import CrashServer, Plan, crash_server
 from tests.support.databases import connect
 from tests.support.http_peer import http_peer
@@ -174,6 +175,9 @@ async def test_the_database_is_lost_and_nothing_is_forgotten(world: World) -> No
         assert sorted(status for status, _, _ in said.values()) == ["GOOD", "GOOD", "REVOKED", "REVOKED"]
         assert await asyncio.to_thread(server.kill) == KILLED
     world.lose_the_database()
+    assert (world.installation.data_dir / "audit-heads.jsonl").exists(), (
+        "its ends are in the restored chains, or it says so"
+    )
 
     await world.cli("restore", str(world.backup))
 
@@ -233,6 +237,20 @@ async def test_without_journals_somebody_has_to_decide(
         assert (status, reason) == ("REVOKED", "superseded")
         assert await asyncio.to_thread(server.terminate) == 0
     assert await world.faults() == []
+
+
+async def test_the_end_of_the_journal_is_missing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """A signed head knows how far the chain went."""
+    async with world.served() as server:
+        await world.cli("backup", str(world.backup))
+        await world.obtain(world.account(), "one.localhost")
+        assert await asyncio.to_thread(server.terminate) == 0
+    world.lose_the_database()
+    newest = max(segments(world.installation.data_dir / "journal"), key=lambda item: item.path.stat().st_mtime_ns)
+    lines = newest.path.read_bytes().splitlines(keepends=True)
+    newest.path.write_bytes(b"".join(lines[:-4]))
+    await world.cli("restore", str(world.backup), code=1)
+    assert "audit-heads.jsonl has it, they end at" in capsys.readouterr().err
 
 
 async def test_a_server_that_runs_is_not_restored_under(world: World, capsys: pytest.CaptureFixture[str]) -> None:

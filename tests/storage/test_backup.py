@@ -28,11 +28,13 @@ from acmeca.storage.backup import (
     write_backup,
 )
 from acmeca.storage.errors import StorageError
+from acmeca.storage.sqlite import open_snapshot
 from acmeca.storage.tables import Digest, read_rows, read_tables
 from tests.support import stored
 from tests.support.databases import connect
 from tests.support.journalled import journalled_store, live, make_hierarchy
 from tests.support.mishaps import KILLED, back_up, killed_at, no_progress, with_a_full_disk
+from tests.support.processes import wait_until
 from tests.support.server import temporary_directory
 
 CIRCUMSTANCES = Circumstances(
@@ -297,15 +299,23 @@ async def test_twenty_writers_write_beside_it(tmp_path: Path) -> None:
                 await stored.issued_certificate(first)
                 written += 1
 
+        def fill(connection: sqlite3.Connection, on_progress: Any) -> None:
+            with open_snapshot(tmp_path / "acmeca.db") as snapshot:
+                before = written
+                wait_until(lambda: written > before + 20, seconds=20, what="writers write beside a snapshot")
+                snapshot.backup(connection)
+
         async with asyncio.TaskGroup() as group:
             for _ in range(20):
                 group.create_task(write())
             try:
                 for number in range(3):
-                    await asyncio.sleep(0.1)
-                    before = written
-                    await asyncio.to_thread(back_up, tmp_path / "acmeca.db", tmp_path / f"{number}.backup")
-                    assert written > before, "the writers did not wait"
+                    await asyncio.to_thread(
+                        write_backup,
+                        *(tmp_path / f"{number}.backup", fill, CIRCUMSTANCES),
+                        may_replace=False,
+                        on_progress=no_progress,
+                    )
             finally:
                 stop.set()
         counts = []
