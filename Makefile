@@ -10,7 +10,7 @@ CONFIG ?= conf/demo.toml
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check fix lock bench clean
+.PHONY: help run demo test torture check fix lock bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,9 @@ test: $(VENV)/dev.stamp ## every test that this machine can run (ACMECA_REQUIRE_
 	$(BIN)/mypy
 	$(BIN)/lint-imports > /dev/null
 	$(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term:skip-covered
+
+torture: $(VENV)/dev.stamp ## every failure test in full: 500 kills, 200 power cuts … (ACMECA_CRASHES=, ACMECA_POWER_CUTS=: docs/failures.md)
+	ACMECA_TORTURE=1 $(BIN)/python -m pytest -n $(WORKERS) tests/torture
 
 check: $(VENV)/dev.stamp ## the linters and types alone
 	$(BIN)/ruff check .

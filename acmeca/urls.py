@@ -36,6 +36,7 @@ class Paths:
     ROOTS: Final = "/roots.pem"
     HEALTH_LIVE: Final = "/health/live"
     HEALTH_READY: Final = "/health/ready"
+    METRICS: Final = "/metrics"  # admin listener
 
 
 @dataclass(frozen=True, slots=True)

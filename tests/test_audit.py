@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from acmeca import audit
 from acmeca.audit import (
     FIRST_PREVIOUS,
+    KINDS,
     SYSTEM,
     AccountDeactivated,
     CertificateRevoked,
@@ -25,6 +26,7 @@ from acmeca.audit import (
     OrderRefused,
     Record,
     ServerStarted,
+    What,
     account_actor,
     admin_actor,
     build_record,
@@ -91,7 +93,8 @@ class TestEvents:
             sample(kind).actor = "somebody else"  # type: ignore[misc]  # that is the point
 
     def test_each_kind_is_one_event(self) -> None:
-        assert len(EVENTS) >= 16
+        assert len(EVENTS) >= 17
+        assert set(KINDS) == {kind.kind for kind in EVENTS}
         assert len({kind.kind for kind in EVENTS}) == len(EVENTS)
 
     def test_the_text_is_canonical(self) -> None:
@@ -209,7 +212,9 @@ class TestChain:
         event = AccountDeactivated(actor="admin:root", account_id="zz")
         forged = build_record(Head("w", 2, records[1].hash), writer="w", at=AT, event=event)
         records[2] = forged
-        assert verify_chain(records) == [Fault("w", 4, "its hash does not fit: it, or the one before it, was changed")]
+        (fault,) = verify_chain(records)
+        assert (fault.what, fault.sequence, fault.kind) == (What.EDITED, 4, "account.deactivated")
+        assert fault.detail == "its hash does not fit: it was changed, or the one before it together with its hash"
 
     @given(st.integers(2, 8), st.data())
     @settings(max_examples=50, deadline=None)
@@ -217,7 +222,8 @@ class TestChain:
         records = chain(length)
         index = data.draw(st.integers(0, length - 2))
         del records[index]
-        assert verify_chain(records) == [Fault("w", index + 2, "1 record is missing before it")]
+        detail = f"1 record is not there: after {index} comes {index + 2}"
+        assert verify_chain(records) == [Fault(What.MISSING, "w", index + 1, detail)]
 
     def test_renumbering_after_a_deletion_is_found(self) -> None:
         records = chain(5)
@@ -237,7 +243,8 @@ class TestChain:
 
     def test_a_record_that_comes_twice_is_found(self) -> None:
         records = chain(3)
-        assert verify_chain([*records, records[2]]) == [Fault("w", 3, "out of order: it comes after 3")]
+        (fault,) = verify_chain([*records, records[2]])
+        assert (fault.what, fault.sequence, fault.detail) == (What.MOVED, 3, "it comes after 3")
 
     def test_an_inserted_record_is_found(self) -> None:
         records = chain(4)
@@ -254,8 +261,9 @@ class TestChain:
         head = Head("w", 5, records[4].hash)
         assert verify_chain(records[:3]) == []
         faults = verify_chain(records[:3], [head])
-        assert [(fault.sequence, "ends at 3" in fault.detail) for fault in faults] == [(5, True)]
-        assert [(fault.writer, fault.sequence) for fault in verify_chain([], [head])] == [("w", 5)]
+        assert [(fault.sequence, fault.through, "ends at 3" in fault.detail) for fault in faults] == [(4, 5, True)]
+        (fault,) = verify_chain([], [head])
+        assert (fault.what, fault.writer, fault.sequence, fault.through) == (What.CUT, "w", 1, 5)
 
     def test_a_chain_written_anew_shows_against_a_head(self) -> None:
         head = Head("w", 3, chain(5)[2].hash)
@@ -268,7 +276,10 @@ class TestChain:
         assert verify_chain(records, [Head("w", 3, records[2].hash)]) == []
 
     def test_a_fault_reads_as_a_line(self) -> None:
-        assert str(Fault("w", 4, "1 record is missing before it")) == "w 4: 1 record is missing before it"
+        fault = Fault(What.EDITED, "w", 4, "its hash does not fit", at=1795435200, kind="crl.signed")
+        assert str(fault) == "w 4 (crl.signed, 2026-11-23T12:00:00Z): edited: its hash does not fit"
+        assert str(Fault(What.CUT, "w", 4, "x", through=9)) == "w 4 to 9: cut off: x"
+        assert str(Fault(What.DAMAGED, "", None, "line 3 is no head")) == "damaged: line 3 is no head"
 
     def test_a_record_rehashed_in_place_moves_the_fault_to_the_next(self) -> None:
         records = chain(3)

@@ -14,7 +14,8 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,7 +36,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmeca.storage import audit
-from benchmarks import _acme_client, _measure, _ocsp_client, _storage_fill, acme, ocsp, storage
+from benchmarks import _acme_client, _measure, _ocsp_client, _servers, _storage_fill, acme, compare, ocsp, storage
 from tests.support.databases import connect
 from tests.support.server import ca_site
 
@@ -637,6 +638,87 @@ def test_help_teaches(program: Any, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for word in ("Measure", "examples:", "limits:", "exit status:", "--server-pid", "--i-own-this-server"):
         assert word in text
+
+
+# --- compare ---------------------------------------------------------------------------------------------------------
+
+
+async def test_two_servers_are_compared_in_alternating_rounds(
+    small_acme: SmallAcme, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, stopped = [], []
+
+    @contextmanager
+    def contender(folder: Path) -> Iterator[_servers.Server]:
+        started.append(folder)
+        yield _servers.Server(
+            pid=os.getpid(),
+            directory=f"{small_acme.base}/dir",
+            ca_bundle=folder,
+            http_port=small_acme.http_port,
+            http_addresses=("127.0.0.1",),
+        )
+        stopped.append(folder)
+
+    monkeypatch.setattr(_servers, "CONTENDERS", {"acmeca": contender, "small": contender})
+    settings = compare.Settings(peer="small", clients=(1, 2), rounds=2, orders=20)
+    report = await compare.run(settings)
+    assert len(started) == len(set(started)) == 2  # each has a folder of its own
+    assert sorted(stopped) == sorted(started)
+    assert [(row["clients"], row["round"]) for row in report["rounds"]] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert all(row["subject_ms"] > 0 and row["peer_ms"] > 0 for row in report["rounds"])
+    text = compare.format_report(report)
+    for word in ("acmeca against small", "20 orders a round", "median", "ratio"):
+        assert word in text
+
+    small_acme.refuse_certificates = True
+    with pytest.raises(_measure.BenchmarkError):
+        await compare.run(settings)
+
+
+def test_the_figure_of_a_comparison_is_the_median_ratio() -> None:
+    settings = compare.Settings(clients=(4,), rounds=3)
+    rows = [compare.row(4, number, *figures) for number, figures in enumerate([(4.0, 4.0), (9.0, 6.0), (4.0, 5.0)], 1)]
+    assert [row["ratio"] for row in rows] == [1.0, 1.5, 0.8]
+    assert compare.build_report(settings, rows)["medians"] == [
+        {"clients": 4, "subject_ms": 4.0, "peer_ms": 5.0, "ratio": 1.0}
+    ]
+
+
+def test_the_command_line_of_a_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--peer", "acmeca@/tmp", "--clients", "1,8", "--rounds", "2", "--orders", "9", "--json", "x.json"]
+    assert compare.parse_settings(arguments) == compare.Settings(
+        peer="acmeca@/tmp", clients=(1, 8), rounds=2, orders=9, json_path=Path("x.json")
+    )
+    for wrong in ("0", "", "1,x"):
+        with pytest.raises(SystemExit):
+            compare.parse_settings(["--clients", wrong])
+    capsys.readouterr()
+    assert compare.main(["--peer", "none"]) == 2
+    assert "acmeca@DIRECTORY" in capsys.readouterr().err
+
+
+def test_a_contender_is_a_name_or_a_checkout(tmp_path: Path) -> None:
+    assert _servers.find_contender("pebble") is _servers.pebble
+    assert callable(_servers.find_contender(f"acmeca@{BENCHMARKS.parent}"))
+    for name in ("none", f"acmeca@{tmp_path}", f"pebble@{BENCHMARKS.parent}"):
+        with pytest.raises(_measure.BenchmarkError, match="acmeca@DIRECTORY"):
+            _servers.find_contender(name)
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", "raise SystemExit('no such thing')"]
+    with (
+        pytest.raises(_measure.BenchmarkError, match="no such thing"),
+        _servers.running(command, log=log, cwd=tmp_path, ready="http://127.0.0.1:1/"),
+    ):
+        pass
+    with (
+        pytest.raises(_measure.BenchmarkError, match="cannot be started"),
+        _servers.running([str(log / "none")], log=log, cwd=tmp_path),
+    ):
+        pass
 
 
 # --- a small OCSP responder ------------------------------------------------------------------------------------------

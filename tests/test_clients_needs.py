@@ -147,18 +147,22 @@ async def test_10_a_good_nonce_is_not_refused(client: AcmeClient) -> None:
 
 
 async def test_10_after_a_restart() -> None:
-    """10: a nonce from before a restart is refused once, with a fresh one: dehydrated gives up at several in a row."""
+    """10: a nonce from before a restart is as good as any other, once: dehydrated gives up at several refusals in a row."""
     async with ca_site() as site:
         await site.init()
         key = new_key()
         async with site.running() as ca:
             client = await ca.client(key)
-            old = await client.new_nonce()
+            old, spent = await client.new_nonce(), await client.new_nonce()
+            (await client.post(client.account_url, nonce=spent)).ok()
         async with site.running() as ca:
             again = await ca.client(key, register=False)
             again.kid = client.kid
-            answer = (await again.post(again.account_url, nonce=old)).refused("badNonce", 400)
-            (await again.post(again.account_url, nonce=answer.nonce)).ok()
+            (await again.post(again.account_url, nonce=old)).ok()
+            for used in (old, spent):
+                answer = await again.post(again.account_url, nonce=used)
+                answer.refused("badNonce", 400)
+                (await again.post(again.account_url, nonce=answer.nonce)).ok()
 
 
 async def test_11_chain(ca: RunningCa, client: AcmeClient) -> None:
@@ -205,7 +209,7 @@ async def test_13_urls() -> None:
                 (directory["newAccount"], b"201"),
                 (f"https://127.0.0.1:{port}/acme/new-account", b"403"),
             ):
-                body = sign(key, url=url, nonce=ca.services.nonces.mint(), payload={})
+                body = sign(key, url=url, nonce=await ca.services.nonces.mint(), payload={})
                 answer = await ca.raw(
                     f"POST /acme/new-account HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
                     f"Content-Type: {JOSE_JSON}\r\nContent-Length: {len(body)}\r\n\r\n".encode()

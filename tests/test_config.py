@@ -75,6 +75,7 @@ def test_the_least_that_has_to_be_said() -> None:
     config = config_with()
     assert config.server.acme_listen == ("", 8443)
     assert config.server.status_listen == ("", 8080)
+    assert config.server.admin_listen == ("localhost", 9443)
     assert config.policy.lifetime == timedelta(days=90)
     assert config.status.ocsp_lifetime == timedelta(hours=12)
     assert config.status.crl_lifetime == timedelta(hours=24)
@@ -157,6 +158,15 @@ def test_a_relative_data_dir_of_the_environment_is_meant_from_the_working_direct
 def test_an_absolute_database_path() -> None:
     config = config_with("storage", url="sqlite:////srv/acmeca/ca.db")
     assert config.database_path == Path("/srv/acmeca/ca.db")
+
+
+def test_a_postgresql_database() -> None:
+    config = config_with("storage", url="postgresql://acmeca:hunter2@db1,db2:5433/acmeca")
+    assert config.storage.postgres is not None
+    assert config.storage.postgres.hosts == (("db1", 5432), ("db2", 5433))
+    assert "hunter2" not in repr(config)
+    assert config.database_path is None
+    assert config_with().storage.postgres is None
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
@@ -261,6 +271,8 @@ MISTAKES: list[tuple[str, str, Any, list[str]]] = [
     ("server", "acme_listen", "localhost:0", ["1 to 65535"]),
     ("server", "acme_listen", "a b:80", ['"localhost:8443"']),
     ("server", "acme_listen", "*:8080", ["server.status_listen", "two listeners cannot share a port"]),
+    ("server", "admin_listen", "*:8443", ["acme_listen is *:8443", "two listeners cannot share a port"]),
+    ("server", "admin_listen", "localhost:8080", ["status_listen is *:8080", "two listeners cannot share a port"]),
     # networks
     ("policy", "allowed_networks", ["10.0.0.1/8"], ["entry 1", 'write "10.0.0.0/8"']),
     ("policy", "allowed_networks", ["ten"], ['"10.0.0.0/8"']),
@@ -294,7 +306,9 @@ MISTAKES: list[tuple[str, str, Any, list[str]]] = [
     ("storage", "url", "sqlite:///", ["sqlite:///acmeca.db"]),
     ("storage", "url", "sqlite:///:memory:", ["special names"]),
     ("storage", "url", "sqlite:///a.db?mode=ro", ["options"]),
-    ("storage", "url", "postgresql://db.corp.internal/ca", ["SQLite only"]),
+    ("storage", "url", "mysql://db.corp.internal/ca", ["sqlite:///acmeca.db", "postgresql://acmeca@"]),
+    ("storage", "url", "postgresql://db.corp.internal", ["name of one database"]),
+    ("storage", "url", "postgresql://db.corp.internal/ca?synchronous_commit=off", ["synchronous_commit", "sslmode"]),
 ]
 
 
@@ -352,7 +366,8 @@ def test_a_refusal_says_where_every_key_is_explained() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["https://joe:hunter2@ca.internal", "https://joe:hun/ter2@ca.internal", "postgresql://joe:hunter2@db/ca"]
+    "secret",
+    ["https://joe:hunter2@ca.internal", "https://joe:hun/ter2@ca.internal", "postgresql://joe:hunter2@db/ca/x"],
 )
 @pytest.mark.parametrize("key", ["server.base_url", "server.status_url", "storage.url", "policy.allowed_names"])
 def test_secrets_are_not_shown(secret: str, key: str) -> None:

@@ -4,8 +4,20 @@ Rule 1: a text has one meaning and a meaning one text. What does not re-encode t
 alphabet, white space, and trailing bits that are not zero. Python's own decoder takes all of these.
 """
 
-import base64
 import binascii
+from typing import Final
+
+# On `binascii` itself: an order decodes 33 texts and encodes 45 values, and `base64` doubles the time of each.
+#
+# To the alphabet of `binascii`. What base64url does not have becomes a character that no encoding has.
+_TO_BASE64: Final = bytes.maketrans(b"-_+/=", b"+/!!!")
+_TO_BASE64URL: Final = bytes.maketrans(b"+/", b"-_")
+_PADDING: Final = (
+    b"",
+    b"===",
+    b"==",
+    b"=",
+)  # by the length modulo 4; no encoding has a rest of 1, and `binascii` says so
 
 
 def decode(text: str) -> bytes:
@@ -14,14 +26,16 @@ def decode(text: str) -> bytes:
     RFC 8555 §6.1: "Encoded values that include trailing '=' characters MUST be rejected as improperly encoded."
     """
     try:
-        octets = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+        padded = text.encode("ascii").translate(_TO_BASE64) + _PADDING[len(text) % 4]
+        octets = binascii.a2b_base64(padded)
     except (UnicodeEncodeError, binascii.Error):
         raise ValueError("not base64url") from None
-    if encode(octets) != text:  # RFC 4648 §3.5: the pad bits have to be zero, or several texts mean the same octets
+    # RFC 4648 §3.5: the pad bits have to be zero, or several texts mean the same octets.
+    if binascii.b2a_base64(octets, newline=False) != padded:
         raise ValueError("not base64url without padding, or its last character has stray bits")
     return octets
 
 
 def encode(octets: bytes) -> str:
     """base64url without padding."""
-    return base64.urlsafe_b64encode(octets).rstrip(b"=").decode("ascii")
+    return binascii.b2a_base64(octets, newline=False).translate(_TO_BASE64URL).rstrip(b"=").decode("ascii")

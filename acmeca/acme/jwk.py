@@ -45,14 +45,14 @@ _PRIVATE_MEMBERS: Final = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 class _Curve:
     algorithm: str
     coordinate_length: int  # octets
-    hash: hashes.HashAlgorithm
+    signature: ECDSA
 
 
 _CURVES: Final[Mapping[str, _Curve]] = MappingProxyType(  # RFC 7518 §3.4 and §6.2.1.1
     {
-        "P-256": _Curve("ES256", 32, hashes.SHA256()),
-        "P-384": _Curve("ES384", 48, hashes.SHA384()),
-        "P-521": _Curve("ES512", 66, hashes.SHA512()),
+        "P-256": _Curve("ES256", 32, ECDSA(hashes.SHA256())),
+        "P-384": _Curve("ES384", 48, ECDSA(hashes.SHA384())),
+        "P-521": _Curve("ES512", 66, ECDSA(hashes.SHA512())),
     }
 )
 _CURVE_NAMES: Final[Mapping[str, str]] = MappingProxyType(  # as `cryptography` names them
@@ -106,29 +106,9 @@ def parse_jwk(members: Mapping[str, object]) -> PublicKey:
     return key
 
 
-def describe_key(key: SignatureKey) -> PublicKey:
-    """The JWK of a key that came another way, from a CSR or a certificate: the same key has the same thumbprint.
-
-    Raises Problem `badPublicKey` for a key that no request could be signed with.
-    """
-    match key:
-        case EllipticCurvePublicKey():
-            numbers = key.public_numbers()
-            length = (key.curve.key_size + 7) // 8
-            members = {
-                "kty": "EC",
-                "crv": _CURVE_NAMES.get(key.curve.name, key.curve.name),
-                "x": base64url.encode(numbers.x.to_bytes(length)),
-                "y": base64url.encode(numbers.y.to_bytes(length)),
-            }
-        case RSAPublicKey():
-            rsa = key.public_numbers()
-            members = {"kty": "RSA", "n": base64url.encode(_minimal(rsa.n)), "e": base64url.encode(_minimal(rsa.e))}
-        case Ed25519PublicKey():
-            members = {"kty": "OKP", "crv": "Ed25519", "x": base64url.encode(key.public_bytes_raw())}
-        case _:
-            assert_never(key)
-    return parse_jwk(members)
+def thumbprint(key: SignatureKey) -> str:
+    """The thumbprint of a key that came another way, from a CSR or a certificate: the same key has the same one."""
+    return _thumbprint(_canonical(_members_of(key)))
 
 
 def load_jwk(text: str) -> PublicKey:
@@ -154,7 +134,7 @@ def verify_signature(key: PublicKey, algorithm: str, signature: bytes, signed: b
                 if len(signature) != 2 * length:  # RFC 7518 §3.4: R and S, each as long as a coordinate; never DER
                     return False
                 r, s = int.from_bytes(signature[:length]), int.from_bytes(signature[length:])
-                key.key.verify(encode_dss_signature(r, s), signed, ECDSA(curve.hash))
+                key.key.verify(encode_dss_signature(r, s), signed, curve.signature)
             case RSAPublicKey():
                 key.key.verify(signature, signed, PKCS1v15(), hashes.SHA256())  # RFC 7518 §3.3
             case Ed25519PublicKey():
@@ -164,6 +144,27 @@ def verify_signature(key: PublicKey, algorithm: str, signature: bytes, signed: b
     except InvalidSignature:
         return False
     return True
+
+
+def _members_of(key: SignatureKey) -> dict[str, str]:
+    """The required members of a key's JWK."""
+    match key:
+        case EllipticCurvePublicKey():
+            numbers = key.public_numbers()
+            length = (key.curve.key_size + 7) // 8
+            return {
+                "kty": "EC",
+                "crv": _CURVE_NAMES.get(key.curve.name, key.curve.name),
+                "x": base64url.encode(numbers.x.to_bytes(length)),
+                "y": base64url.encode(numbers.y.to_bytes(length)),
+            }
+        case RSAPublicKey():
+            rsa = key.public_numbers()
+            return {"kty": "RSA", "n": base64url.encode(_minimal(rsa.n)), "e": base64url.encode(_minimal(rsa.e))}
+        case Ed25519PublicKey():
+            return {"kty": "OKP", "crv": "Ed25519", "x": base64url.encode(key.public_bytes_raw())}
+        case _:
+            assert_never(key)
 
 
 def _parse_ec(members: Mapping[str, object]) -> PublicKey:
@@ -231,9 +232,16 @@ def _octets_text(members: Mapping[str, object], name: str, *, length: int | None
 
 
 def _public_key(required: Mapping[str, str], key: SignatureKey, algorithm: str) -> PublicKey:
-    canonical = json.dumps(required, sort_keys=True, separators=(",", ":"))  # RFC 7638 §3
-    thumbprint = base64url.encode(hashlib.sha256(canonical.encode()).digest())
-    return PublicKey(jwk=canonical, thumbprint=thumbprint, algorithms=(algorithm,), key=key)
+    canonical = _canonical(required)
+    return PublicKey(jwk=canonical, thumbprint=_thumbprint(canonical), algorithms=(algorithm,), key=key)
+
+
+def _canonical(required: Mapping[str, str]) -> str:
+    return json.dumps(required, sort_keys=True, separators=(",", ":"))  # RFC 7638 §3
+
+
+def _thumbprint(canonical: str) -> str:
+    return base64url.encode(hashlib.sha256(canonical.encode()).digest())
 
 
 def _bad_key(reason: str) -> Problem:

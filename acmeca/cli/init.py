@@ -36,6 +36,7 @@ from acmeca.config import (
 from acmeca.errors import AcmecaError, Conflict
 from acmeca.keystore.pem import write_durably
 from acmeca.service.issuers import Hierarchy, fingerprint
+from acmeca.storage import placement
 from acmeca.storage.issuers import Issuers
 from acmeca.storage.lock import LOCK_NAME
 from acmeca.storage.readonly import open_read_only
@@ -156,9 +157,10 @@ def require_vacant(config: Config, *, beside: Collection[Path] = ()) -> None:
     is changed by looking.
     """
     data_dir, database = config.server.data_dir, config.database_path
-    if database.exists() and _holds_ca(database):
+    if database is not None and (placement.is_decided(database) or (database.exists() and _holds_ca(database))):
         raise Conflict(f"{data_dir} holds a CA already; nothing was changed")
-    if not data_dir.exists() or database.exists() or (data_dir / LOCK_NAME).exists():
+    has_database = database is not None and database.exists()
+    if not data_dir.exists() or has_database or (data_dir / LOCK_NAME).exists():
         return
     if not data_dir.is_dir():
         raise AcmecaError(f"{data_dir} is no directory; choose another server.data_dir")

@@ -12,10 +12,13 @@ from pathlib import Path
 import click
 
 from acmeca import __version__
+from acmeca.cli.audit import audit
+from acmeca.cli.backup import backup, restore_command
 from acmeca.cli.certificates import list_certificates, revoke, show
 from acmeca.cli.crls import crl
 from acmeca.cli.doctor import doctor
 from acmeca.cli.init import init
+from acmeca.cli.journal import journal
 from acmeca.cli.output import examples, print_failure
 from acmeca.cli.serve import serve
 from acmeca.cli.storage import storage
@@ -32,6 +35,8 @@ _INTERRUPTED = 128 + 2  # SIGINT
         "acmeca doctor                                       is all well?",
         "acmeca list --name '*.db.corp.internal'             find a certificate",
         "acmeca revoke SERIAL --reason keyCompromise         revoke one",
+        "acmeca backup FILE                                  keep what it knows elsewhere",
+        "acmeca audit verify                                 was the audit touched?",
     ),
 )
 @click.option(
@@ -53,7 +58,20 @@ def cli(context: click.Context, config_path: Path | None) -> None:
     context.obj = config_path
 
 
-for _verb in (init, serve, doctor, list_certificates, show, revoke, crl, storage):
+for _verb in (
+    init,
+    serve,
+    doctor,
+    list_certificates,
+    show,
+    revoke,
+    crl,
+    backup,
+    restore_command,
+    journal,
+    audit,
+    storage,
+):
     cli.add_command(_verb)
 
 

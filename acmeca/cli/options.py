@@ -1,5 +1,6 @@
 """Options that several verbs share."""
 
+from datetime import UTC, datetime
 from typing import Final
 
 import click
@@ -17,3 +18,24 @@ def parse_seconds(_: click.Context, __: click.Parameter, value: str | None) -> i
         return int(parse_duration(value).total_seconds())
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def parse_moment(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """A moment as RFC 3339, as a date (its beginning, in UTC), or as a duration before now, in Unix seconds."""
+    if value is None:
+        return None
+    try:
+        return int((datetime.now(UTC) - parse_duration(value)).timestamp())
+    except (ValueError, OverflowError):
+        pass
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is none: write 2026-11-23T12:00:00Z, 2026-11-23, or 7d") from None
+    if moment.tzinfo is None:
+        if moment.time() != datetime.min.time() or len(value) > len("2026-11-23"):
+            raise click.BadParameter(
+                f"{value!r} has no time zone: write a Z behind it for UTC, or an offset like +02:00"
+            )
+        moment = moment.replace(tzinfo=UTC)
+    return int(moment.timestamp())

@@ -8,11 +8,16 @@ Rule 3: into a pipe or a file goes one row per line without colours; what progra
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Final
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 _GAP: Final = "  "
@@ -79,6 +84,66 @@ def print_table(headings: Sequence[str], rows: Sequence[tuple[*tuple[Text, ...],
             _print_row(console, row_cells, widths, texts[0] if texts else Text())
             for text in texts[1:]:
                 console.print(Text.assemble(" " * before, text))
+
+
+@contextmanager
+def shown_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """`on_progress(what, done, total)` draws a line on a terminal's stderr, and nothing anywhere else. It is gone at the end."""
+    console = make_console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, done, total: None  # noqa: ARG005  (nobody looks)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total or None)
+
+        yield show
+
+
+def tell_steps() -> Callable[[str, int, int], None]:
+    """`on_progress(what, done, total)` with a line for each step, on a terminal's stderr: for what may ask in between."""
+    console = make_console(stderr=True)
+    told = ""
+
+    def tell(what: str, done: int, total: int) -> None:  # noqa: ARG001  (a line says only what)
+        nonlocal told
+        if console.is_terminal and what != told:
+            console.print(Text(f"{what} …", "dim"))
+        told = what
+
+    return tell
+
+
+def format_size(octets: int) -> str:
+    """`812 B`, `4.1 KiB`, `1.2 GiB`."""
+    size = float(octets)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[str]]:
+    """A file for text that takes the place of `path` when all is written, for its owner alone; when it fails, nothing is there."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(fresh, "x", encoding="utf-8", newline="", opener=_open_private) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _safe(part: str | tuple[str, str]) -> Text:

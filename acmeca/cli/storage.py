@@ -3,13 +3,20 @@
 import click
 
 from acmeca.cli.output import examples
+from acmeca.cli.storage_copy import copy
 from acmeca.cli.storage_stats import stats
 
 
-@click.group(short_help="The database: its size and its growth.", epilog=examples("acmeca storage stats"))
+@click.group(
+    short_help="The database: its size, its growth, and a move to another.",
+    epilog=examples(
+        "acmeca storage stats",
+        "acmeca storage copy --from sqlite:///acmeca.db --to postgresql://acmeca@db.corp.internal/acmeca",
+    ),
+)
 def storage() -> None:
-    """The database: how large it is, how it grows, and what it will be in a year."""
+    """The database as a whole. See also acmeca backup and acmeca restore."""
 
 
-for _verb in (stats,):
+for _verb in (stats, copy):
     storage.add_command(_verb)

@@ -19,10 +19,11 @@ from rich.text import Text
 from acmeca.cli.connection import load
 from acmeca.cli.options import json_option
 from acmeca.cli.output import examples, print_json, print_line, print_pairs
+from acmeca.cli.reading import opened_for_reading
 from acmeca.config import Config, format_duration
 from acmeca.errors import AcmecaError
 from acmeca.service.growth import Database, Kept
-from acmeca.storage.readonly import open_read_only
+from acmeca.storage.postgres_readonly import ReadOnlyPostgres
 from acmeca.storage.schema import read_steps
 from acmeca.storage.sizes import Counts, Sizes, Waiting
 from acmeca.storage.sqlite_sizes import SqliteSizes
@@ -62,19 +63,20 @@ def stats(config_path: Path | None, *, as_json: bool) -> None:
 
 @asynccontextmanager
 async def _opened(config: Config) -> AsyncIterator[_Opened]:
-    path = config.database_path
-    if not path.exists():
-        raise AcmecaError(f"there is no CA in {config.server.data_dir}; make one with: acmeca init")
-    with open_read_only(path) as database:
+    async with opened_for_reading(config) as database:
         version, known = database.schema_version(), len(read_steps())
         if version < known:
             raise AcmecaError(
                 f"the database has schema {version}, and this program counts in schema {known}: start the server once"
             )
-        yield _Opened(SqliteSizes(database, path), Counts(database))
+        if isinstance(database, ReadOnlyPostgres):
+            yield _Opened(database, Counts(database))
+        elif config.database_path is not None:
+            yield _Opened(SqliteSizes(database, config.database_path), Counts(database))
 
 
 async def _examine(config: Config, now: datetime) -> dict[str, Any]:
+    path = config.database_path
     async with _opened(config) as database:
         files = await database.sizes.files()
         tables = await database.sizes.tables()
@@ -95,13 +97,13 @@ async def _examine(config: Config, now: datetime) -> dict[str, Any]:
     rates = {days: recorded[days] / min(float(days), max(1.0, age / _DAY)) for days in _WINDOWS}
     rate = rates[max(_WINDOWS)]
     return {
-        "database": str(config.database_path),
+        "database": str(config.database_path) if config.storage.postgres is None else config.storage.postgres.redacted,
         "database_bytes": files.database,
         "free_bytes": files.free,
         "log_bytes": files.log,
         "journal": str(config.journal_dir),
         "journal_bytes": _directory_bytes(config.journal_dir),
-        "disk_free_bytes": shutil.disk_usage(config.database_path.parent).free,
+        "disk_free_bytes": None if path is None else shutil.disk_usage(path.parent).free,
         "tables": [
             {"name": table.name, "rows": table.rows, "bytes": table.bytes, "is_estimate": table.is_estimate}
             for table in tables
@@ -180,7 +182,9 @@ def _print(document: dict[str, Any], config: Config) -> None:
             "file": f"{format_bytes(document['database_bytes'])}{free}",
             "log": format_bytes(document["log_bytes"]),
             "journal": f"{format_bytes(document['journal_bytes'])} in {document['journal']}",
-            "left on disk": format_bytes(document["disk_free_bytes"]),
+            "left on disk": "the database server knows"
+            if document["disk_free_bytes"] is None
+            else format_bytes(document["disk_free_bytes"]),
         },
         indent="  ",
     )
@@ -220,7 +224,8 @@ def _print_forecast(document: dict[str, Any], config: Config) -> None:
     }
     for item, name in zip(document["forecast"], ("the present rate", f"{_GOAL:,} a day"), strict=True):
         needed = item["bytes_after_a_year"]
-        is_short = needed - document["database_bytes"] > document["disk_free_bytes"]
+        left = document["disk_free_bytes"]
+        is_short = left is not None and needed - document["database_bytes"] > left
         text = f"about {format_bytes(needed)}"
         pairs[f"in a year at {name}"] = Text(f"{text}: more than this disk has", "yellow") if is_short else text
     print_pairs(pairs, indent="  ")

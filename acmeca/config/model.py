@@ -30,10 +30,12 @@ from acmeca.config.values import (
     parse_resolver,
     parse_status_url,
     parse_storage_url,
+    parse_workers,
 )
 from acmeca.policy.names import Network
 from acmeca.policy.profiles import DEFAULT_LIFETIME
 from acmeca.policy.suffixes import parse_own_top_level, refuse_suffix
+from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.urls import Urls
 from acmeca.validation.resolver import Server
 
@@ -57,13 +59,21 @@ def _not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _other_port(address: ListenAddress, info: ValidationInfo) -> ListenAddress:
-    acme = info.data.get("acme_listen")
+    return _require_apart(address, info, "acme_listen")
+
+
+def _own_port(address: ListenAddress, info: ValidationInfo) -> ListenAddress:
+    return _require_apart(_require_apart(address, info, "acme_listen"), info, "status_listen")
+
+
+def _require_apart(address: ListenAddress, info: ValidationInfo, key: str) -> ListenAddress:
+    other = info.data.get(key)
     if (
-        acme is not None
-        and acme.port == address.port
-        and (acme.host == address.host or not acme.host or not address.host)
+        other is not None
+        and other.port == address.port
+        and (other.host == address.host or not other.host or not address.host)
     ):
-        raise ValueError(f"acme_listen is {acme}: two listeners cannot share a port; give one of them another")
+        raise ValueError(f"{key} is {other}: two listeners cannot share a port; give one of them another")
     return address
 
 
@@ -108,7 +118,14 @@ class ServerSection(_Section):
     status_listen: Annotated[Address, AfterValidator(_other_port), Field(validate_default=True)] = ListenAddress(
         "", 8080
     )
+    admin_listen: Annotated[Address, AfterValidator(_own_port)] = ListenAddress("localhost", 9443)
+    workers: Annotated[int, BeforeValidator(parse_workers)] = 1
     demo: Bool = False
+
+    @property
+    def is_admin_listen_asked_for(self) -> bool:
+        """Whether the key was written: the default may be gone without, what was asked for may not."""
+        return "admin_listen" in self.model_fields_set
 
 
 class CaSection(_Section):
@@ -154,8 +171,14 @@ class StatusSection(_Section):
 class StorageSection(_Section):
     """`[storage]`: where everything is kept."""
 
-    url: Annotated[str, BeforeValidator(parse_storage_url)] = "sqlite:///acmeca.db"
+    # A password may stand in it, so it is not printed with the rest of the configuration.
+    url: Annotated[str, BeforeValidator(parse_storage_url), Field(repr=False)] = "sqlite:///acmeca.db"
     journal: Annotated[Path, BeforeValidator(parse_directory_below)] = Path("journal")
+
+    @property
+    def postgres(self) -> PostgresUrl | None:
+        """The address of a PostgreSQL database; None for an SQLite one."""
+        return None if self.url.startswith("sqlite:") else PostgresUrl.parse(self.url)
 
 
 class RetentionSection(_Section):
@@ -184,8 +207,10 @@ class Config(_Section):
         return Urls(base=self.server.base_url, status=self.server.status_url)
 
     @property
-    def database_path(self) -> Path:
-        return self.server.data_dir / self.storage.url.removeprefix("sqlite:///")
+    def database_path(self) -> Path | None:
+        """The database's file; None when a database server has it."""
+        path = self.storage.url.removeprefix("sqlite:///")
+        return None if path == self.storage.url else self.server.data_dir / path
 
     @property
     def journal_dir(self) -> Path:

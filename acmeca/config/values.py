@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from acmeca.acme.identifiers import canonical_dns_name, canonical_ip
 from acmeca.policy.names import Network, parse_name_pattern
+from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.validation.resolver import Server, parse_server
 
 _DURATION: Final = re.compile(r"([0-9]{1,10})([smhd])\Z")
@@ -29,6 +30,7 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 _MAX_SOCKET_PATH: Final = 107  # bytes: sockaddr_un of Linux holds 108 with the NUL
 _SOCKET_ROOM: Final = len("/acmeca.sock")
+MAX_WORKERS: Final = 64
 
 
 class ListenAddress(NamedTuple):
@@ -108,6 +110,15 @@ def parse_bool(value: object) -> bool:
 def parse_port(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65535:
         raise ValueError("write a whole number from 1 to 65535, without quotes")
+    return value
+
+
+def parse_workers(value: object) -> int:
+    """How many processes serve."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_WORKERS:
+        raise ValueError(
+            f"write a whole number from 1 to {MAX_WORKERS}, without quotes; as many as the machine has cores is a good one"
+        )
     return value
 
 
@@ -270,12 +281,16 @@ def parse_file(value: object) -> Path:
 
 
 def parse_storage_url(value: object) -> str:
-    """`sqlite:///path`."""
-    allowed = 'write "sqlite:///acmeca.db" (three slashes: a path in data_dir), or four slashes and an absolute path'
+    """`sqlite:///path`, or `postgresql://user@host,host/database` (`PostgresUrl`)."""
+    allowed = (
+        'write "sqlite:///acmeca.db" (three slashes: a path in data_dir), or four slashes and an absolute path,'
+        ' or "postgresql://acmeca@db.corp.internal/acmeca"'
+    )
     text = parse_text(value)
     path = text.removeprefix("sqlite:///")
     if text.startswith(("postgresql:", "postgres:")):
-        raise ValueError(f"this version keeps its data in SQLite only; {allowed}")
+        PostgresUrl.parse(text)
+        return text
     if path == text or not path.strip("/") or path.endswith("/"):
         raise ValueError(allowed)
     if not path.isprintable() or any(character in path for character in "?#:"):

@@ -120,7 +120,7 @@ def _read_private(path: Path) -> bytes:
             complaint = complaint_about_mode(path, os.fstat(file.fileno()))  # of the file that is read, not of the name
             data = b"" if complaint else file.read()
     except FileNotFoundError:
-        raise KeystoreError(f"{path} is missing") from None
+        raise KeystoreError(f"{path} is missing: bring it from another server of this CA, or from a backup") from None
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read: {error.strerror}") from None
     if complaint is not None:

@@ -14,14 +14,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 from typing import Final
 
 from acmeca import audit
 from acmeca.acme.identifiers import Identifier, IdentifierType, canonical_dns_name
-from acmeca.acme.jwk import describe_key
+from acmeca.acme.jwk import thumbprint
 from acmeca.acme.objects import Account, Order
 from acmeca.acme.payloads import Revocation
 from acmeca.acme.problem import Problem, ProblemType, join_problems
+from acmeca.acme.states import OrderStatus
 from acmeca.errors import Conflict, NotFound
 from acmeca.pki.csr import CertificateRequest, parse_csr
 from acmeca.pki.errors import CsrError, IssuanceError, IssuerNotValidError, LintError, PkiError
@@ -35,6 +37,7 @@ from acmeca.policy.names import NamePolicy
 from acmeca.policy.profiles import SERVER, server_template
 from acmeca.service.ambient import Ambient
 from acmeca.service.issuers import Issuers, SigningIssuer, to_pem
+from acmeca.service.observation import Observer
 from acmeca.service.requests import AccountRequest, KeyRequest
 from acmeca.service.status import Status, format_serial
 from acmeca.storage.certificates import KEY_COMPROMISE, Certificate, Search
@@ -71,6 +74,7 @@ class Certificates:
         names: NamePolicy,
         lifetime: timedelta,
         ambient: Ambient,
+        observer: Observer,
         weak_keys: frozenset[bytes] = frozenset(),
     ) -> None:
         self._store = store
@@ -81,18 +85,20 @@ class Certificates:
         self._names = names
         self._server = server_template(lifetime)
         self._ambient = ambient
+        self._observer = observer
         self._signing: set[str] = set()
 
     # --- issuance -----------------------------------------------------------------------------------------------
 
-    async def issue_for_order(self, account: Account, order: Order, csr_der: bytes) -> None:
+    async def issue_for_order(self, account: Account, order: Order, csr_der: bytes) -> Certificate | None:
         """Steps 2 to 5 of finalize (DESIGN §3). Raises a Problem, or `StaleError` when the order is ready no longer.
 
         Step 2: the CSR is acceptable and asks for exactly the names of the order, or `badCSR` and the order stays ready;
         policy is asked once more. Step 3: the certificate is prepared and linted. Step 4: it is recorded, and the order
-        claimed, in one durable transaction. Step 5: it is signed and the order made valid. When step 5 fails, the order
-        stays `processing` and `finish_unfinished` takes it up.
+        claimed, in one durable transaction. Step 5: it is signed and the order made valid with it. When step 5 fails, the
+        result is None; the order stays `processing` and `finish_unfinished` takes it up.
         """
+        started = self._ambient.uptime()
         try:
             signer, prepared, certificate = await self._claim(account, order, csr_der)
         except Problem as problem:
@@ -103,9 +109,13 @@ class Certificates:
             raise
         # Step 5
         try:
-            await self._complete(signer, prepared, certificate)
+            signed = await self._complete(signer, prepared, certificate)
         except Exception:  # whatever a token or a disk raises: the record stands, and the order is finished later
             log.exception("order %s: recorded as %s and not signed yet", order.id, certificate.serial)
+            return None
+        else:
+            self._observer.finalized(self._ambient.uptime() - started)
+            return signed
         finally:
             self._signing.discard(certificate.id)
 
@@ -186,14 +196,13 @@ class Certificates:
         return moved
 
     async def _finish(self, certificate: Certificate) -> None:
-        now = self._ambient.now()
         signer = self._issuers.signer(certificate.issuer_id)
         problem = await self._reason_to_abandon(certificate)
         if problem is not None or signer is None or certificate.profile != SERVER:
             problem = problem or Problem(
                 ProblemType.SERVER_INTERNAL, "the issuer that was to sign is gone; order again"
             )
-            await self._store.certificates.abandon(certificate, problem, at=now)
+            await self._abandon(certificate, problem)
             return
         try:
             prepared = _restore(signer, self._server, certificate)
@@ -202,17 +211,21 @@ class Certificates:
                 ProblemType.SERVER_INTERNAL, "the profile changed while the certificate was made; order again"
             )
             log.warning("certificate %s is not finished: %s", certificate.serial, error)
-            await self._store.certificates.abandon(certificate, problem, at=now)
+            await self._abandon(certificate, problem)
             return
         await self._complete(signer, prepared, certificate)
         log.info("finished certificate %s, which a stopped process had left", certificate.serial)
+
+    async def _abandon(self, certificate: Certificate, problem: Problem) -> None:
+        await self._store.certificates.abandon(certificate, problem, at=self._ambient.now())
+        self._observer.orders_closed(OrderStatus.INVALID)
 
     async def _reason_to_abandon(self, certificate: Certificate) -> Problem | None:
         """Whatever changed between the record and now that forbids the signature."""
         if self._ambient.now() - certificate.recorded_at > _TIME_TO_FINISH:
             return Problem(ProblemType.SERVER_INTERNAL, "the server stopped while it made the certificate; order again")
         obstacle = await self._store.certificates.obstacle(
-            certificate, thumbprint=describe_key(_public_key(certificate)).thumbprint, at=self._ambient.now()
+            certificate, thumbprint=thumbprint(_public_key(certificate)), at=self._ambient.now()
         )
         if obstacle is not None:
             return Problem(ProblemType.UNAUTHORIZED, obstacle)
@@ -252,7 +265,7 @@ class Certificates:
     async def _record(self, certificate: Certificate, public_key: PublicKey) -> None:
         try:
             await self._store.certificates.record(
-                certificate, thumbprint=describe_key(public_key).thumbprint, at=certificate.recorded_at
+                certificate, thumbprint=thumbprint(public_key), at=certificate.recorded_at
             )
         except KeyRefusedError as error:
             # RFC 8555 §11.1: a CA "SHOULD … reject" a CSR whose key is an account's
@@ -267,6 +280,9 @@ class Certificates:
         await self._store.certificates.complete(
             certificate, signature, sha256=hashlib.sha256(signed.der).hexdigest(), at=now
         )
+        self._observer.issued(certificate.profile)
+        if certificate.order_id is not None:
+            self._observer.orders_closed(OrderStatus.VALID)
         return signed
 
     # --- finding ------------------------------------------------------------------------------------------------
@@ -276,8 +292,7 @@ class Certificates:
         certificate = await self._store.certificates.by_id(account.id, certificate_id)
         if certificate is None:
             raise Problem(ProblemType.MALFORMED, "there is no such certificate", status=404)
-        chain = (certificate.der, *self._issuers.chain(certificate.issuer_id))
-        return b"".join(to_pem(der) for der in chain)
+        return to_pem(certificate.der) + b"".join(map(_issuer_pem, self._issuers.chain(certificate.issuer_id)))
 
     async def by_serial(self, serial: str) -> Certificate:
         """The certificate with this serial (lower-case hex). Raises `NotFound` for one that we never recorded."""
@@ -346,12 +361,13 @@ class Certificates:
             certificate,
             reason=reason,
             may_raise=may_raise,
-            thumbprint=describe_key(_public_key(certificate)).thumbprint,
+            thumbprint=thumbprint(_public_key(certificate)),
             actor=actor,
             how=how,
             at=self._ambient.now(),
         )
         self._status.forget(certificate.issuer_id, int(certificate.serial, 16))
+        self._observer.revoked(reason)
         log.info("revoked certificate %s, reason %s, by %s (%s)", certificate.serial, reason, actor, how)
         return revoked
 
@@ -375,7 +391,7 @@ class Certificates:
     async def _right_of(self, request: AccountRequest | KeyRequest, certificate: Certificate) -> str:
         """By which path of §7.6 the sender may revoke it, for the audit; a Problem when by none."""
         if isinstance(request, KeyRequest):
-            if describe_key(_public_key(certificate)).thumbprint == request.key.thumbprint:
+            if thumbprint(_public_key(certificate)) == request.key.thumbprint:
                 return "certificate key"
             raise Problem(ProblemType.UNAUTHORIZED, "the key that signed the request is not the certificate's key")
         if certificate.account_id == request.account.id:
@@ -402,6 +418,9 @@ def _restore(signer: SigningIssuer, template: Template, certificate: Certificate
     if format_serial(prepared.serial) != certificate.serial:
         raise IssuanceError(f"the record of {certificate.serial} holds the serial {prepared.serial:x}")
     return prepared
+
+
+_issuer_pem = lru_cache(maxsize=64)(to_pem)  # a few, and they stand in every answer
 
 
 def _acceptable_csr(csr_der: bytes, weak_keys: frozenset[bytes]) -> CertificateRequest:

@@ -20,6 +20,7 @@ from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
 from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
+from acmeca.service.observation import Observer
 from acmeca.service.turns import Turns
 from acmeca.storage.errors import StaleError
 from acmeca.storage.store import Store
@@ -47,14 +48,22 @@ class Challenges:
     """The authorizations of this server and the validations under way."""
 
     def __init__(
-        self, store: Store, *, others: Others, accounts: Accounts, validator: Validator, ambient: Ambient
+        self,
+        store: Store,
+        *,
+        others: Others,
+        accounts: Accounts,
+        validator: Validator,
+        ambient: Ambient,
+        observer: Observer,
     ) -> None:
         self._store = store
         self._others = others
         self._accounts = accounts
         self._validator = validator
         self._ambient = ambient
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._observer = observer
+        self._running: dict[str, asyncio.Task[Authorization | None]] = {}
         self._unfinished: Counter[str] = Counter()  # by account
         self._turns = Turns(at_once=_AT_ONCE, per_owner=_PER_ACCOUNT)
 
@@ -63,6 +72,9 @@ class Challenges:
         authorization = await self._store.orders.authorization(account.id, authorization_id)
         if authorization is None:
             raise Problem(ProblemType.MALFORMED, "there is no such authorization", status=404)
+        return self._as_of_now(authorization)
+
+    def _as_of_now(self, authorization: Authorization) -> Authorization:
         open_ = authorization.status in {AuthorizationStatus.PENDING, AuthorizationStatus.VALID}
         if open_ and authorization.expires_at <= self._ambient.now():
             return replace(authorization, status=AuthorizationStatus.EXPIRED)
@@ -92,8 +104,10 @@ class Challenges:
                 authorization = await self._store.orders.begin_validation(authorization, type_, at=self._ambient.now())
             except StaleError:  # another request began it
                 return await self.authorization(account, authorization_id)
-            await asyncio.wait([self._start(authorization, type_)], timeout=_AWAITED_SECONDS)
-            return await self.authorization(account, authorization_id)
+            validation = self._start(authorization, type_)
+            await asyncio.wait([validation], timeout=_AWAITED_SECONDS)
+            judged = validation.result() if validation.done() and not validation.cancelled() else None
+            return await self.authorization(account, authorization_id) if judged is None else self._as_of_now(judged)
         return authorization
 
     async def deactivate(self, authorization: Authorization) -> Authorization:
@@ -137,7 +151,7 @@ class Challenges:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    def _start(self, authorization: Authorization, type_: ChallengeType) -> asyncio.Task[None]:
+    def _start(self, authorization: Authorization, type_: ChallengeType) -> asyncio.Task[Authorization | None]:
         running = self._running.get(authorization.id)
         if running is not None:  # `resume` saw the job before `respond` came here
             return running
@@ -153,25 +167,32 @@ class Challenges:
         if not self._unfinished[authorization.account_id]:
             del self._unfinished[authorization.account_id]
 
-    async def _validate(self, authorization: Authorization, type_: ChallengeType) -> None:
-        """Observe, judge, record. A failure of ours leaves the job for `resume`; the peer's is an outcome."""
+    async def _validate(self, authorization: Authorization, type_: ChallengeType) -> Authorization | None:
+        """Observe, judge, record; what became of it. A failure of ours leaves the job for `resume`; the peer's is an outcome."""
         challenge = authorization.challenge(type_)
         known = await self._accounts.known(authorization.account_id)
         if challenge is None or known is None:
-            return
+            return None
+        started, outcome = self._ambient.uptime(), "unfinished"
+        judged: Authorization | None = None
         try:
             async with self._turns.turn(authorization.account_id):
+                started = self._ambient.uptime()  # the wait for the turn is not the peer's
                 async with asyncio.timeout(_SECONDS):
                     observation = await self._validator.observe(authorization.identifier, challenge.token)
             expected = key_authorization(challenge.token, known.key.thumbprint)
             problem = judge_http01(observation, expected=expected)
-            await self._store.orders.record_outcome(
+            judged = await self._store.orders.record_outcome(
                 authorization, type_, problem=problem, evidence=_evidence(observation, problem), at=self._ambient.now()
             )
+            outcome = "valid" if problem is None else problem.type.value
         except StaleError:
+            outcome = "overtaken"
             log.info("authorization %s was given up while it was validated", authorization.id)
         except Exception:  # no doing of the peer's, so it decides nothing: the job stays
             log.exception("validation of %s cannot be finished now; it is tried again", authorization.identifier)
+        self._observer.validated(type_, outcome, self._ambient.uptime() - started)
+        return judged
 
 
 def _evidence(observation: Http01Observation, problem: Problem | None) -> str:

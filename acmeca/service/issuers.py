@@ -27,6 +27,7 @@ from acmeca.pki.issuer import Issuer
 from acmeca.pki.signing import PrivateKey
 from acmeca.service.ambient import Ambient
 from acmeca.storage.crls import Crl
+from acmeca.storage.errors import StaleError
 from acmeca.storage.issuers import IssuerState, StoredIssuer
 from acmeca.storage.store import Store
 from acmeca.urls import Urls
@@ -182,16 +183,30 @@ async def create_hierarchy(
     key_reference = f"keys/{intermediate_id}.key.pem"
     pem.write_key(root_key_path, root_key)
     pem.write_key(data_dir / key_reference, intermediate_key)
+    try:
+        await _store_hierarchy(store, root, intermediate, key_reference, root_crl, actor=actor)
+    except StaleError:
+        for path in (root_key_path, data_dir / key_reference):
+            path.unlink()
+        raise Conflict(
+            "the database holds a CA already: another server made it just now; nothing was changed"
+        ) from None
+    return Hierarchy(root, intermediate, root_key_path)
+
+
+async def _store_hierarchy(
+    store: Store, root: Issuer, intermediate: Issuer, key_reference: str, root_crl: Crl, *, actor: str
+) -> None:
     await store.issuers.create(
         [
             StoredIssuer(root, parent_id=None, state=IssuerState.ACTIVE, key_reference=None),
-            StoredIssuer(intermediate, parent_id=root_id, state=IssuerState.ACTIVE, key_reference=key_reference),
+            StoredIssuer(intermediate, parent_id=root.id, state=IssuerState.ACTIVE, key_reference=key_reference),
         ],
         [root_crl],
         actor=actor,
-        at=now,
+        at=root_crl.this_update,
+        is_first=True,
     )
-    return Hierarchy(root, intermediate, root_key_path)
 
 
 def to_pem(certificate_der: bytes) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from acmeca.service.audit_heads import AuditHeads
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
 from acmeca.service.leadership import Leadership
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _SWEEP_SECONDS: Final = 10.0
 _EXPIRY_SECONDS: Final = 60.0
+_HEAD_SECONDS: Final = 60.0  # what is cut off the end of the audit within this time leaves no signed trace
 _RENEWAL_SECONDS: Final = 60.0
 _CRL_SECONDS: Final = 30.0  # the clock may jump, so the schedule is looked at more often than it needs
 _CRL_PAUSE_SECONDS: Final = 0.5  # revocations in quick succession share a CRL
@@ -38,7 +40,7 @@ _FOLLOW_SECONDS: Final = 0.25  # RULES §5: "A revocation shows in OCSP within a
 
 
 class Jobs:
-    """The duties of one server: signs of life, unfinished work, expiry, own certificates, CRLs, retention.
+    """The duties of one server: signs of life, unfinished work, expiry, own certificates, CRLs, retention, the audit's heads.
 
     `fenced` is set when another process has taken this one's place: it has to end.
     """
@@ -54,6 +56,7 @@ class Jobs:
         own_certificates: OwnCertificates,
         status: Status,
         retention: Retention,
+        audit_heads: AuditHeads,
     ) -> None:
         self._store = store
         self._leadership = leadership
@@ -63,6 +66,7 @@ class Jobs:
         self._own_certificates = own_certificates
         self._status = status
         self._retention = retention
+        self._audit_heads = audit_heads
         self.fenced = asyncio.Event()
 
     async def prepare(self) -> None:
@@ -88,6 +92,7 @@ class Jobs:
             group.create_task(_repeat("retention of orders", self._drop_orders, _RETENTION_SECONDS))
             group.create_task(_repeat("retention of certificates", self._forget_certificates, _FORGETTING_SECONDS))
             group.create_task(self._publish_crls())
+            group.create_task(_repeat("audit heads", self._audit_heads.sign_with_new_key, _HEAD_SECONDS))
 
     async def _beat(self) -> None:
         try:
@@ -95,7 +100,10 @@ class Jobs:
         except FencedError:
             self.fenced.set()
             raise
+        had_duties = self._leadership.lease is not None
         await self._leadership.campaign()
+        if self._leadership.lease is not None and not had_duties:
+            self._status.crl_due.set()  # the one before us may have left revocations (RULES §5: "within a minute")
 
     async def _sweep(self) -> None:
         await self._finish_unfinished()

@@ -81,12 +81,14 @@ class Orders:
         if order.status is not OrderStatus.READY:
             raise _not_ready(order)
         try:
-            await self._certificates.issue_for_order(account, order, csr_der)
+            certificate = await self._certificates.issue_for_order(account, order, csr_der)
         except StaleError:
             # Another request claimed the order, or it expired, or an authorization was given up. "the server MUST return a
             # 403 (Forbidden) error with a problem document of type "orderNotReady""
             raise _not_ready(await self.order(account, order_id)) from None
-        return await self.order(account, order_id)
+        if certificate is None:
+            return await self.order(account, order_id)
+        return replace(order, status=OrderStatus.VALID, certificate_id=certificate.id)
 
     async def expire(self) -> int:
         """Close the orders that nobody finished in time; returns how many."""

@@ -87,6 +87,12 @@ class OwnCertificates:
         if self._is_new(path, kept):
             self._on_listener(path)
 
+    @property
+    def listener_not_after(self) -> datetime | None:
+        """When the listener's certificate ends; None before the first `refresh`."""
+        der = self._in_use.get(self._data_dir / LISTENER_FILE)
+        return None if der is None else x509.load_der_x509_certificate(der).not_valid_after_utc
+
     async def _refresh_responder(self, signer: SigningIssuer) -> None:
         path = self._data_dir / "keys" / f"{signer.id}.ocsp.pem"
         template = responder_template(f"OCSP responder {self._ambient.now():%Y-%m}")
@@ -108,27 +114,27 @@ class OwnCertificates:
         """What lies at `path` while it is fresh, else a new one; the old one as long as it lives and no new one can be had."""
         now = self._ambient.now()
         kept = _load(path)
-        if kept is not None and kept.is_fresh(now) and await self._is_ours(kept, template, names, signer):
-            return kept
-        async with FileTurn(self._data_dir / _TURNS_FILE):
-            return await self._fresh_in_turn(path, template, names, signer)
-
-    async def _fresh_in_turn(
-        self, path: Path, template: Template, names: tuple[Identifier, ...], signer: SigningIssuer
-    ) -> _Kept:
-        """Rule 3: looked at once more, for another worker may have been here first."""
-        now = self._ambient.now()
-        kept = _load(path)
         is_ours = kept is not None and await self._is_ours(kept, template, names, signer)
         if kept is not None and is_ours and kept.is_fresh(now):
             return kept
         try:
-            return await self._renewed(path, template, names, signer)
+            async with FileTurn(self._data_dir / _TURNS_FILE):
+                return await self._fresh_in_turn(path, template, names, signer)
         except (AcmecaError, OSError):
             if kept is None or not is_ours or not kept.is_valid(now):
                 raise
             log.exception("the %s certificate cannot be renewed now; it is tried again", template.name)
             return kept
+
+    async def _fresh_in_turn(
+        self, path: Path, template: Template, names: tuple[Identifier, ...], signer: SigningIssuer
+    ) -> _Kept:
+        """Rule 3: looked at once more, for another worker may have been here first."""
+        kept = _load(path)
+        is_ours = kept is not None and await self._is_ours(kept, template, names, signer)
+        if kept is not None and is_ours and kept.is_fresh(self._ambient.now()):
+            return kept
+        return await self._renewed(path, template, names, signer)
 
     async def _renewed(
         self, path: Path, template: Template, names: tuple[Identifier, ...], signer: SigningIssuer

@@ -16,7 +16,7 @@ from acmeca.urls import Urls
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """One value that listeners are given; `app.py` makes it."""
+    """One value that listeners are given; `app` makes it."""
 
     ambient: Ambient
     urls: Urls

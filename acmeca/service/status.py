@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -39,6 +40,7 @@ from acmeca.pki.ocsp import (
 )
 from acmeca.service.ambient import Ambient
 from acmeca.service.issuers import Issuers, SigningIssuer
+from acmeca.service.observation import Observer
 from acmeca.storage.certificates import SerialStatus
 from acmeca.storage.crls import Crl, CrlDraft
 from acmeca.storage.errors import StaleError
@@ -70,12 +72,14 @@ class OcspAnswer:
 
     `is_authoritative` is False for error responses, which are not signed and must not be cached. `is_private` marks an
     answer with a nonce: it is of use to one client once. `is_known` says that no certificate in it is unknown. `etag` is a quoted strong validator.
+    `told` is the most alarming status in it, for the count of answers.
     """
 
     body: bytes
     is_authoritative: bool
     is_private: bool
     is_known: bool
+    told: str
     this_update: datetime
     next_update: datetime
     refresh_at: datetime
@@ -96,11 +100,13 @@ class Status:
         issuers: Issuers,
         settings: StatusSettings,
         ambient: Ambient,
+        observer: Observer,
     ) -> None:
         self._store = store
         self._issuers = issuers
         self._settings = settings
         self._ambient = ambient
+        self._observer = observer
         self._responders: dict[str, Responder] = {}
         # By issuer and serial, then by the CertID as it was sent: an answer echoes its encoding.
         self._answers: OrderedDict[tuple[str, int], dict[bytes, OcspAnswer]] = OrderedDict()
@@ -108,6 +114,7 @@ class Status:
         self._generation = 0  # rises with each revocation: what was read before is not kept afterwards
         self._crls: dict[str, Crl] = {}
         self._followed: int | None = None  # the last revocation that was seen
+        self._not_followed_since: datetime | None = None
         self._publishing: dict[str, asyncio.Lock] = {}
         self.crl_due = asyncio.Event()
 
@@ -131,12 +138,23 @@ class Status:
         self._answers.pop((issuer_id, serial), None)
         self.crl_due.set()
 
+    @property
+    def not_followed_since(self) -> datetime | None:
+        """Since when the database has not told of others' revocations; None while it does."""
+        return self._not_followed_since
+
     async def follow(self) -> None:
         """Take note of what any process has revoked and published since the last call."""
+        try:
+            await self._follow()
+        except BaseException:
+            self._not_followed_since = self._not_followed_since or self._ambient.now()
+            raise
+        self._not_followed_since = None
+
+    async def _follow(self) -> None:
         last = await self._store.certificates.last_revocation()
-        if self._followed is None:  # nothing is kept yet that could be out of date
-            self._followed = last
-        elif last - self._followed > _FOLLOWED_ONE_BY_ONE:
+        if self._followed is None or last - self._followed > _FOLLOWED_ONE_BY_ONE:
             self._generation += 1
             self._answers.clear()
             self._followed = last
@@ -189,6 +207,7 @@ class Status:
             return await self._sign(signer, responder, request, now)
         kept = self._answers.get((signer.id, cert_id.serial), {}).get(cert_id.encoding)
         if kept is not None and kept.this_update <= now < kept.refresh_at:
+            self._observer.ocsp_answered(kept.told, kept=True)
             return kept
         # Step 4
         generation = self._generation
@@ -228,11 +247,14 @@ class Status:
             for cert_id in request.cert_ids
         ]
         body = sign_response(responder=responder, answers=answers, produced_at=now, nonce=request.nonce)
+        told = _told(answers)
+        self._observer.ocsp_answered(told, kept=False)
         return OcspAnswer(
             body=body,
             is_authoritative=True,
             is_private=request.nonce is not None,
             is_known=not any(isinstance(answer.status, Unknown) for answer in answers),
+            told=told,
             this_update=now,
             next_update=next_update,
             refresh_at=now + (next_update - now) / 2,
@@ -247,11 +269,13 @@ class Status:
 
     def _unsuccessful(self, status: ResponseStatus, now: datetime) -> OcspAnswer:
         body = UNSUCCESSFUL[status]
+        self._observer.ocsp_answered(status, kept=True)
         return OcspAnswer(
             body=body,
             is_authoritative=False,
             is_private=False,
             is_known=False,
+            told=status,
             this_update=now,
             next_update=now,
             refresh_at=now,
@@ -313,12 +337,14 @@ class Status:
         except StaleError:  # a newer one, which holds all that this one does, was published, or the lease was lost
             self._crls.pop(issuer_id, None)
             return await self.crl(issuer_id)
-        self._crls[issuer_id] = crl
+        self.use_crl(crl)
         log.info("published CRL %d of issuer %s with %d entries", crl.number, issuer_id, crl.entries)
         return crl
 
     async def publish_due_crls(self, *, lease: Lease | None = None) -> None:
-        """Publish the CRL of each issuer that has revocations waiting, or whose CRL is older than the interval."""
+        """Publish the CRL of each issuer that has revocations waiting, or whose CRL was begun and not published, or is older
+        than the interval.
+        """
         self.crl_due.clear()
         try:
             for signer in self._issuers.signing:
@@ -330,9 +356,12 @@ class Status:
     async def seconds_to_next_crl(self) -> float:
         """When `publish_due_crls` has something to do at the latest."""
         now = self._ambient.now()
-        due = [
-            (await self.crl(signer.id)).this_update + self._settings.crl_interval for signer in self._issuers.signing
-        ]
+        due = []
+        for signer in self._issuers.signing:
+            try:
+                due.append((await self.crl(signer.id)).this_update + self._settings.crl_interval)
+            except NotFound:  # the first one is being made, perhaps by another worker
+                due.append(now)
         return max(0.0, (min(due, default=now + self._settings.crl_interval) - now).total_seconds())
 
     def _lock(self, issuer_id: str) -> asyncio.Lock:
@@ -341,6 +370,8 @@ class Status:
     async def _is_crl_due(self, issuer_id: str) -> bool:
         latest = await self._store.crls.latest(issuer_id)
         if latest is None or await self._store.crls.pending_revocations(issuer_id):
+            return True
+        if await self._store.crls.has_unpublished(issuer_id):
             return True
         now = self._ambient.now()
         # A thisUpdate in the future means that the clock was wrong then; a CRL that nobody believes is no CRL.
@@ -368,6 +399,12 @@ def _cert_status(status: SerialStatus | None, now: datetime) -> CertStatus:
     if status.revoked_at is not None:
         return Revoked(min(status.revoked_at, now), status.reason)
     return Good() if status.is_signed else Unknown()
+
+
+def _told(answers: Sequence[SingleAnswer]) -> str:
+    """The most alarming status among answers: most often there is one."""
+    kinds = {type(answer.status) for answer in answers}
+    return "revoked" if Revoked in kinds else "unknown" if Unknown in kinds else "good"
 
 
 def build_drafted_tbs(draft: CrlDraft, issuer: Issuer) -> bytes:

@@ -68,6 +68,18 @@ class Crls:
         )
         return {row["issuer_id"]: row["number"] for row in rows}
 
+    async def has_unpublished(self, issuer_id: str) -> bool:
+        """Whether a number was taken after the newest published CRL: by one that is being signed, or never was.
+
+        Perhaps somebody has seen a CRL of that number (the database was restored): what is served must have a higher one.
+        """
+        row = await self._database.fetch_one(
+            "SELECT 1 FROM crls WHERE issuer_id = $1 AND number > (SELECT COALESCE(MAX(number), -1) FROM crls"
+            " WHERE issuer_id = $1 AND der IS NOT NULL) LIMIT 1",
+            issuer_id,
+        )
+        return row is not None
+
     async def pending_revocations(self, issuer_id: str) -> int:
         """How many revocations the newest published CRL does not hold yet."""
         row = await self._database.fetch_one(

@@ -9,6 +9,7 @@ Rule 5: what must survive the loss of the database itself is journalled before i
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -90,6 +91,10 @@ class Database(Reader, Protocol):
     it, and other processes' as soon as they were answered; two reads in a row may see different states.
     """
 
+    @property
+    def waiting_writes(self) -> int:
+        """How many writes wait for the commit after this one."""
+
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `body` in a transaction and return its result once it is durable (it survives a loss of power).
 
@@ -107,6 +112,12 @@ class Database(Reader, Protocol):
         """All rows of a long read (a CRL's entries, an audit), from one snapshot, without holding the event loop up.
 
         Raises `StorageError`.
+        """
+
+    def snapshot(self) -> AbstractAsyncContextManager[Reader]:
+        """Reads of one moment, whatever is written meanwhile and however long they take (`async with`).
+
+        For a copy of everything: what a commit did is seen whole or not at all. Writers do not wait for it. Raises `StorageError`.
         """
 
     async def close(self) -> None:

@@ -4,6 +4,7 @@ Rule 1: no exception of a database library leaves `storage/`; the driver turns e
 Rule 2: a text here names columns, files and processes, never the values of a row.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from acmeca.errors import AcmecaError
@@ -12,8 +13,9 @@ from acmeca.errors import AcmecaError
 class StorageError(AcmecaError):
     """The database could not do what was asked: disk full, I/O error, locked, closed, a broken constraint.
 
-    Raised from a write it means that the write is not there, with one exception: when the commit itself met an I/O error
-    and the machine stops right after, it may be there after all.
+    Raised from a write it means that the write is not there, with two exceptions: when the commit itself met an I/O error
+    and the machine stops right after, it may be there after all; and where the text says that it may have been kept, the
+    answer to a commit was lost, and nobody could say what became of it.
     """
 
 
@@ -46,3 +48,16 @@ class LockedError(StorageError):
             f"{data_dir} is in use by {holder}: stop it first, or let the running server do this over its admin socket"
         )
         self.pid = pid
+
+
+class WorkersLeftError(LockedError):
+    """The server of the data directory is gone, and workers of it are not. They end by themselves; one that hangs has to be killed."""
+
+    def __init__(self, data_dir: Path, pids: Sequence[int]) -> None:
+        super().__init__(data_dir, next(iter(pids), None))
+        numbers = f" (processes {', '.join(map(str, pids))})" if pids else ""
+        message = (
+            f"{data_dir} is in use by workers of a server that was killed{numbers}: they end by themselves within seconds; one "
+            "that does not has to be killed"
+        )
+        self.args = (message,)

@@ -11,6 +11,7 @@ from acmeca.pki.issuer import Issuer
 from acmeca.storage.audit import append
 from acmeca.storage.crls import Crl, insert_published
 from acmeca.storage.database import Database, Entry, Transaction
+from acmeca.storage.errors import StaleError
 from acmeca.storage.times import to_seconds
 
 
@@ -69,10 +70,23 @@ class Issuers:
             for row in rows
         ]
 
-    async def create(self, issuers: Sequence[StoredIssuer], crls: Sequence[Crl], *, actor: str, at: datetime) -> None:
-        """Store a new hierarchy with the CRLs its roots signed, whole or not at all."""
+    async def create(
+        self,
+        issuers: Sequence[StoredIssuer],
+        crls: Sequence[Crl],
+        *,
+        actor: str,
+        at: datetime,
+        is_first: bool = False,
+    ) -> None:
+        """Store a new hierarchy with the CRLs its roots signed, whole or not at all.
+
+        `StaleError` when it was to be the first one (`is_first`) and is not: another host was faster.
+        """
 
         async def body(tx: Transaction) -> None:
+            if is_first and await tx.fetch_one("SELECT 1 FROM issuers LIMIT 1") is not None:
+                raise StaleError("there is a CA already")
             for stored in issuers:
                 await tx.execute(
                     "INSERT INTO issuers (id, parent_id, state, certificate, key_reference, ocsp_url, crl_url, issuer_url,"

@@ -9,7 +9,8 @@ Rule 2: a line is a CRC-32 in hex, a blank, and a JSON object: the first one say
 commit with its number, or takes one back (`withdrawn`). Octets stand in it as {"b64": "…"}.
 Rule 3: a commit that was journalled and never withdrawn may still not have happened, when the process died between the two.
 It is replayed all the same: that makes the CA more careful (a serial too many known, a revocation too many), never less.
-Rule 4: an append that fails leaves nothing of itself; where even that is impossible, the segment is given up for a new one.
+Rule 4: an append that fails leaves nothing of itself. Where even that is impossible, or the disk failed to sync (what it has
+of the file then is anybody's guess), the segment is given up for a new one.
 """
 
 import base64
@@ -64,7 +65,8 @@ class Segment:
 class Journal:
     """The journal of one process. Its calls block; they are made from one thread at a time.
 
-    `clock` says when a commit was made. The directory is made, for its owner alone, when it is not there.
+    `clock` says when a commit was made. The directory is made, for its owner alone, when it is not there; `JournalError` when
+    it cannot be.
     """
 
     def __init__(
@@ -84,6 +86,14 @@ class Journal:
         self._file: int | None = None
         self._length = 0
         self._part = 0
+        try:
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _sync_directory(directory.parent)
+        except OSError as error:
+            raise JournalError(
+                f"the directory of the journal, {directory}, cannot be made: {error.strerror}"
+            ) from error
 
     def append(self, number: int, entries: Sequence[Entry]) -> None:
         """Write one commit and wait until it is durable. Raises `JournalError`, and then nothing of it is there."""
@@ -122,32 +132,37 @@ class Journal:
 
     def _begin_segment(self) -> None:
         self.close()
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         opened_at = to_seconds(self._clock())
         self._part += 1
         path = self._directory / f"{self._writer}@{opened_at:010d}-{self._instance}-{self._part:04d}.journal"
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._length = 0
-        self._append(
-            _line({"journal": _FORMAT, "writer": self._writer, "instance": self._instance, "opened_at": opened_at})
-        )
-        _sync_directory(self._directory)
+        try:
+            self._append(
+                _line({"journal": _FORMAT, "writer": self._writer, "instance": self._instance, "opened_at": opened_at})
+            )
+            _sync_directory(self._directory)
+        except OSError:  # a full disk: each attempt would leave a file
+            self.close()
+            with contextlib.suppress(OSError):
+                path.unlink()
+            raise
 
     def _append(self, line: bytes) -> None:
         file = self._file
         if file is None:
             raise RuntimeError("the segment was begun before")
+        rest = memoryview(line)
         try:
-            rest = memoryview(line)
             while rest:
                 rest = rest[os.write(file, rest) :]
             os.fdatasync(file)
         except OSError:
-            try:  # Rule 4
+            is_as_before = False
+            with contextlib.suppress(OSError):
                 os.ftruncate(file, self._length)
-                if self._length == 0:
-                    self.close()
-            except OSError:
+                is_as_before = bool(rest)  # else it is the sync that failed
+            if not is_as_before:  # Rule 4
                 self.close()
             raise
         self._length += len(line)
@@ -157,7 +172,10 @@ class Journal:
 
 
 def segments(directory: Path) -> list[Segment]:
-    """The segments in a directory, by writer and age; none when there is no such directory."""
+    """The segments in a directory, none when there is no such directory: by writer, each instance's together.
+
+    Instances come in the order in which they began, as far as their clock tells, their segments in the order of writing.
+    """
     found = []
     if directory.is_dir():
         for path in directory.iterdir():
@@ -166,34 +184,67 @@ def segments(directory: Path) -> list[Segment]:
                 found.append(
                     Segment(path, match["writer"], int(match["opened_at"]), match["instance"], int(match["part"]))
                 )
-    return sorted(found, key=lambda segment: (segment.writer, segment.opened_at, segment.instance, segment.part))
+    found.sort(key=lambda segment: segment.part)
+    begun: dict[tuple[str, str], int] = {}
+    for segment in found:
+        begun.setdefault((segment.writer, segment.instance), segment.opened_at)
+    return sorted(
+        found,
+        key=lambda segment: (segment.writer, begun[segment.writer, segment.instance], segment.instance, segment.part),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something in a journal that cannot be read. `line` is 0 for the file as a whole."""
+
+    path: Path
+    line: int
+    detail: str
+
+    def __str__(self) -> str:
+        return f"line {self.line} of {self.path} {self.detail}" if self.line else f"{self.path} {self.detail}"
 
 
 def read_segment(segment: Segment) -> Iterator[Commit]:
-    """The commits of a segment in the order in which they were written.
+    """The commits of a segment in the order in which they were written; what is damaged raises `JournalError`."""
+    for found in scan_segment(segment):
+        if isinstance(found, Damage):
+            raise JournalError(str(found))
+        yield found
 
-    A last line that is cut short was never committed, and is left out. Anything else that cannot be read raises `JournalError`:
-    the file was damaged.
+
+def scan_segment(segment: Segment) -> Iterator[Commit | Damage]:
+    """The commits of a segment in the order in which they were written, and in their places what cannot be read.
+
+    A last line that is cut short was never committed, and is left out. Raises `JournalError` for a journal of another format.
     """
     try:
         with segment.path.open("rb") as file:
             for position, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     return  # a crash cut it: it was not durable, so nothing was committed after it
-                document = _parse(line)
-                if document is None:
-                    raise JournalError(f"line {position} of {segment.path} is damaged")
-                if position == 1:
-                    _require_header(document, segment)
-                else:
-                    yield _commit(document, segment)
+                yield from _read_line(line, position, segment)
     except OSError as error:
-        raise JournalError(f"{segment.path} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise JournalError(f"{segment.path} holds what acmeca never wrote there") from error
+        yield Damage(segment.path, 0, f"cannot be read: {error.strerror}")
 
 
-def _require_header(document: dict[str, Any], segment: Segment) -> None:
+def _read_line(line: bytes, position: int, segment: Segment) -> Iterator[Commit | Damage]:
+    try:
+        document = _parse(line)
+        if document is None:
+            yield Damage(segment.path, position, "is damaged")
+        elif "journal" in document:
+            _require_format(document, segment)
+            if position != 1 or (document["writer"], document["instance"]) != (segment.writer, segment.instance):
+                yield Damage(segment.path, position, "is the beginning of another journal")
+        else:
+            yield _commit(document, segment)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        yield Damage(segment.path, position, "holds what acmeca never wrote there")
+
+
+def _require_format(document: dict[str, Any], segment: Segment) -> None:
     if document.get("journal") != _FORMAT:
         raise JournalError(
             f"{segment.path} is a journal of format {document.get('journal')!r}, this program reads {_FORMAT}: "

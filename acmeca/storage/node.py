@@ -32,6 +32,15 @@ def node_name(data_dir: Path, *, entropy: Callable[[int], bytes]) -> str:
     return name
 
 
+def read_node(data_dir: Path) -> str | None:
+    """The name in the file; None where there is none, or one that cannot be read."""
+    try:
+        name = (data_dir / NODE_FILE).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return name if _NAME.match(name) else None
+
+
 def _host() -> str:
     """The host's own name as far as it can stand in a file's name."""
     name = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname().partition(".")[0])[:32].strip("-")
@@ -39,7 +48,7 @@ def _host() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all: a crash leaves no file with half a name."""
+    """Whole or not at all, and durably: no crash leaves half a name, or a name that others know and the file does not."""
     fresh = path.with_name(path.name + ".new")
     file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
@@ -48,3 +57,8 @@ def _write(path: Path, text: str) -> None:
     finally:
         os.close(file)
     fresh.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -4,7 +4,10 @@ Rule 1: what was spent is remembered as long as the machine runs, over restarts 
 outlives a restart. A loss of power may lose writes, so a file from an earlier boot is begun anew, with a fresh key.
 Rule 2: the kernel's lock on the file makes looking and spending one step. It is held for microseconds, and let go with the
 process, however that ends.
-Rule 3: counters are allotted in blocks, so that most nonces are minted without the lock.
+Rule 3: counters are allotted in blocks, so that most nonces are minted without the lock. A block that has grown old beside busier
+processes is left for a new one: what it still has would soon be out of the window.
+Rule 4: a process may be killed between any two changes of the memory. None of them, alone, makes a spent nonce good again or
+allots a counter twice.
 """
 
 import fcntl
@@ -20,10 +23,9 @@ from acmeca.acme.nonces import CAPACITY, KEY_BYTES, NonceCipher, SpentWindow
 from acmeca.storage.errors import StorageError
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-_HEADER: Final = struct.Struct(">8s36s16sQQ")  # magic, boot, key, capacity, first counter that is not allotted yet
+_HEADER: Final = struct.Struct(">8s36s16sQ")  # magic, boot, key, capacity
 _MAGIC: Final = b"acmecan1"
-_END: Final = struct.Struct(">Q")
-_END_AT: Final = _HEADER.size - _END.size
+_END: Final = slice(72, 80)  # the first counter not allotted yet, in the machine's own order: changed by one store
 _BITS_AT: Final = 128
 _BLOCK: Final = 64  # counters that a process takes at a time
 
@@ -35,9 +37,11 @@ class FileNonces:
         self._file = file
         self._memory = memory
         self._capacity = capacity
-        _, _, key, _, _ = _HEADER.unpack_from(memory)
+        _, _, key, _ = _HEADER.unpack_from(memory)
         self._cipher = NonceCipher(key)
-        self._window = SpentWindow(memoryview(memory)[_BITS_AT:], capacity=capacity)
+        self._bits = memoryview(memory)[_BITS_AT:]
+        self._window = SpentWindow(self._bits, capacity=capacity)
+        self._end = memoryview(memory)[_END].cast("Q")
         self._next = 0
         self._block_end = 0
 
@@ -47,15 +51,20 @@ class FileNonces:
     ) -> Self:
         """Open the file, or begin it. `boot_id` names this run of the machine; the kernel's own unless given.
 
-        Where the kernel has none (it is Linux that has), the file is begun anew each time. Raises `StorageError`.
+        Where the kernel has none (it is Linux that has), the file is begun anew each time. Raises `StorageError`, and
+        ValueError for a `capacity` that is no multiple of 64 from 128 on.
         """
+        if capacity < 2 * _BLOCK or capacity % _BLOCK:
+            raise ValueError(f"capacity is {capacity}; it has to be a multiple of {_BLOCK}, {2 * _BLOCK} at least")
         boot = (_read_boot_id() if boot_id is None else boot_id).encode("ascii")[:36].ljust(36)
         try:
             file = _open_locked(path)
             try:
                 if not _is_ours(os.pread(file, _HEADER.size, 0), os.fstat(file).st_size, boot=boot, capacity=capacity):
-                    header = _HEADER.pack(_MAGIC, boot, entropy(KEY_BYTES), capacity, 0)
+                    header = _HEADER.pack(_MAGIC, boot, entropy(KEY_BYTES), capacity)
                     file = _begin_anew(path, file, _BITS_AT + capacity // 8, header)
+                else:
+                    _allot(file, _BITS_AT + capacity // 8)
                 memory = mmap.mmap(file, _BITS_AT + capacity // 8)
                 fcntl.flock(file, fcntl.LOCK_UN)
             except BaseException:
@@ -67,7 +76,7 @@ class FileNonces:
 
     async def mint(self) -> str:
         """A fresh nonce."""
-        if self._next == self._block_end:
+        if self._next == self._block_end or self._end[0] - self._next > self._capacity // 2:
             self._take_block()
         counter = self._next
         self._next = counter + 1
@@ -80,30 +89,29 @@ class FileNonces:
             return False
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
-            return self._window.spend(counter, end=self._end())
+            return self._window.spend(counter, end=self._end[0])
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Let go of the file. What was minted stays good for the others, and for the next start."""
-        with suppress(BufferError):  # the window's view of it goes with this object
-            self._memory.close()
+        self._bits.release()
+        self._end.release()
+        self._memory.close()
         os.close(self._file)
 
     def _take_block(self) -> None:
         """Rule 3."""
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
-            first = self._end()
-            # Cleared before they are allotted: a kill between the two leaves counters unused, not spent ones unspent.
+            first = self._end[0]
+            # Rule 4: allotted before their places are cleared, for until then those belong to counters in the window. A kill
+            # between the two leaves counters that nobody mints.
+            self._end[0] = first + _BLOCK
             self._window.admit(first, _BLOCK)
-            _END.pack_into(self._memory, _END_AT, first + _BLOCK)
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
         self._next, self._block_end = first, first + _BLOCK
-
-    def _end(self) -> int:
-        return int(_END.unpack_from(self._memory, _END_AT)[0])
 
 
 def _open_locked(path: Path) -> int:
@@ -124,7 +132,7 @@ def _open_locked(path: Path) -> int:
 def _is_ours(header: bytes, size: int, *, boot: bytes, capacity: int) -> bool:
     if len(header) != _HEADER.size or size != _BITS_AT + capacity // 8:
         return False
-    magic, kept_boot, _, kept_capacity, _ = _HEADER.unpack(header)
+    magic, kept_boot, _, kept_capacity = _HEADER.unpack(header)
     return bool(magic == _MAGIC and kept_boot == boot and boot.strip() and kept_capacity == capacity)
 
 
@@ -138,7 +146,7 @@ def _begin_anew(path: Path, old: int, size: int, header: bytes) -> int:
     file = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
-        os.ftruncate(file, size)
+        _allot(file, size)
         os.pwrite(file, header, 0)
         fresh.rename(path)
     except BaseException:
@@ -146,6 +154,15 @@ def _begin_anew(path: Path, old: int, size: int, header: bytes) -> int:
         raise
     os.close(old)
     return file
+
+
+def _allot(file: int, size: int) -> None:
+    """Give the file its length, with room on the disk for all of it: where there is a hole, a write to the memory of a file on a full
+    disk ends the process (SIGBUS).
+    """
+    os.ftruncate(file, size)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
 
 
 def _read_boot_id() -> str:

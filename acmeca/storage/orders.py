@@ -7,7 +7,7 @@ Rule 3: every read for a client carries the account; what belongs to another acc
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
@@ -55,12 +55,16 @@ class OrderPage:
 
 
 class Orders:
-    """The tables `orders`, `authorizations`, `order_authorizations` and `validation_jobs`."""
+    """The tables `orders`, `authorizations`, `order_authorizations` and `validation_jobs`.
+
+    `on_invalid` is told how many orders a write made invalid, once it is durable.
+    """
 
     def __init__(self, database: Database, *, writer: str, instance: str) -> None:
         self._database = database
         self._writer = writer
         self._instance = instance
+        self.on_invalid: Callable[[int], None] = _tell_nobody
 
     async def create(self, order: Order, authorizations: Sequence[Authorization]) -> None:
         """Store a new order with its new authorizations, or nothing; `StaleError` when the account is valid no longer."""
@@ -235,13 +239,14 @@ class Orders:
         )
         require_move(AUTHORIZATION_MOVES, authorization.status, moved.status)
 
-        async def body(tx: Transaction) -> None:
+        async def body(tx: Transaction) -> int:
+            invalidated = 0
             await tx.execute("DELETE FROM validation_jobs WHERE authorization_id = $1", authorization.id)
             await _swap_authorization(tx, authorization, moved)
             if problem is None:
                 await _make_orders_ready(tx, authorization.id)
             else:
-                await _invalidate_orders(tx, authorization.id, error=problem.to_json())
+                invalidated = await _invalidate_orders(tx, authorization.id, error=problem.to_json())
             event_type = audit.AuthorizationValidated if problem is None else audit.AuthorizationFailed
             event = event_type(
                 actor=audit.account_actor(authorization.account_id),
@@ -251,8 +256,9 @@ class Orders:
                 evidence=evidence,
             )
             await append(tx, writer=self._writer, at=at, event=event)
+            return invalidated
 
-        await self._database.write(body)
+        self.on_invalid(await self._database.write(body))
         return moved
 
     async def drop_validation_job(self, authorization_id: str) -> None:
@@ -268,18 +274,19 @@ class Orders:
         require_move(AUTHORIZATION_MOVES, authorization.status, AuthorizationStatus.DEACTIVATED)
         moved = replace(authorization, status=AuthorizationStatus.DEACTIVATED)
 
-        async def body(tx: Transaction) -> None:
+        async def body(tx: Transaction) -> int:
             await _swap_authorization(tx, authorization, moved)
             await tx.execute("DELETE FROM validation_jobs WHERE authorization_id = $1", authorization.id)
-            await _invalidate_orders(tx, authorization.id, error=None)
+            invalidated = await _invalidate_orders(tx, authorization.id, error=None)
             event = audit.AuthorizationDeactivated(
                 actor=audit.account_actor(authorization.account_id),
                 authorization_id=authorization.id,
                 identifier=authorization.identifier.value,
             )
             await append(tx, writer=self._writer, at=at, event=event)
+            return invalidated
 
-        await self._database.write(body)
+        self.on_invalid(await self._database.write(body))
         return moved
 
     async def expire(self, *, at: datetime) -> int:
@@ -308,6 +315,7 @@ class Orders:
         total = 0
         while True:
             changed = await self._database.write(body)
+            self.on_invalid(changed[1])
             total += changed[1]
             if max(changed) < _EXPIRED_AT_ONCE:
                 return total
@@ -391,11 +399,15 @@ async def _make_orders_ready(tx: Transaction, authorization_id: str) -> None:
     )
 
 
-async def _invalidate_orders(tx: Transaction, authorization_id: str, *, error: Mapping[str, object] | None) -> None:
-    """§7.1.6: an order is invalid once "one of its authorizations enters a final state other than valid"."""
+def _tell_nobody(_: int) -> None:
+    """What `on_invalid` is for a program that counts nothing."""
+
+
+async def _invalidate_orders(tx: Transaction, authorization_id: str, *, error: Mapping[str, object] | None) -> int:
+    """§7.1.6: an order is invalid once "one of its authorizations enters a final state other than valid". Returns how many are."""
     require_move(ORDER_MOVES, OrderStatus.PENDING, OrderStatus.INVALID)
     require_move(ORDER_MOVES, OrderStatus.READY, OrderStatus.INVALID)
-    await tx.execute(
+    return await tx.execute(
         "UPDATE orders SET status = 'invalid', error = $1 WHERE status IN ('pending', 'ready')"
         " AND id IN (SELECT order_id FROM order_authorizations WHERE authorization_id = $2)",
         None if error is None else json.dumps(error),

@@ -15,8 +15,8 @@ still answer.
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import coroutine
 from typing import Any, Final, Self, TypeAlias, TypeVar, cast
@@ -25,6 +25,7 @@ from acmeca.errors import Busy
 from acmeca.storage.database import Entry, Reader, Row, Seal, Transaction, Value
 from acmeca.storage.errors import StorageError
 from acmeca.storage.group_commit import Body, GroupCommit, Outcome
+from acmeca.storage.observation import CommitObserver
 from acmeca.storage.postgres_schema import WRITERS_LOCK, migrate
 from acmeca.storage.postgres_session import (
     Limits,
@@ -37,6 +38,7 @@ from acmeca.storage.postgres_session import (
     require_statement,
 )
 from acmeca.storage.postgres_url import PostgresUrl
+from acmeca.storage.postgres_whole import read_whole
 from acmeca.storage.schema import Step, read_steps
 
 T = TypeVar("T")
@@ -49,6 +51,7 @@ _READERS: Final = 4  # quick reads at a time
 _SCANS: Final = 2  # long ones
 _FIRST_DELAY: Final = 0.05  # seconds between two attempts to connect, doubled each time
 _LONGEST_DELAY: Final = 1.0
+_LONG_SILENCE: Final = 0.5  # seconds
 
 _BEGIN: Final = (
     f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_advisory_xact_lock({WRITERS_LOCK}); SAVEPOINT body"
@@ -172,7 +175,7 @@ async def _run_body(
                 failure = error
     finally:
         tx.is_finished = True
-        with suppress(RuntimeError):  # it has ended, or awaits something in a `finally`
+        with suppress(Exception):  # what a body does in a `finally` once it was left is of no account any more
             steps.close()
 
 
@@ -310,19 +313,21 @@ class _Writer:
         number = None if self._seal is None else (await _run_body(session, self._seal.number, may_go_on=True))[0]
         if self._seal is not None and number is not None and entries:
             await asyncio.to_thread(self._seal.append, number, entries)
-        # Step 4: the commit.
-        was_lost = session.is_lost  # then COMMIT is not sent, and the transaction is gone for sure
+        # Step 4: see that there is a transaction yet. After a long silence (a slow disk under the journal, a process that was
+        # stopped) the server may have thrown us out, which we would hear of as the answer to COMMIT only, and not know.
         try:
-            if was_lost:
-                raise LostConnectionError("the connection was lost before the commit")
+            if session.is_lost or session.silence > _LONG_SILENCE:
+                await session.run("SELECT 1")
+        except LostConnectionError:
+            self._withdraw(number, entries)
+            raise
+        # Step 5: the commit.
+        try:
             await session.commit()
         except UncertainError:
             raise
         except LostConnectionError as error:
-            if not was_lost:
-                raise _LostCommitError(outcomes, number, str(error)) from None
-            self._withdraw(number, entries)
-            raise
+            raise _LostCommitError(outcomes, number, str(error)) from None
         except StorageError:
             self._withdraw(number, entries)
             raise
@@ -492,7 +497,11 @@ class _Readers:
 class PostgresDatabase:
     """A `Database` that several processes on several hosts share. Made by `open`."""
 
-    def __init__(self, queue: GroupCommit, writer: _Writer, readers: _Readers, scanners: _Readers) -> None:
+    def __init__(
+        self, queue: GroupCommit, writer: _Writer, readers: _Readers, scanners: _Readers, *, url: str, limits: Limits
+    ) -> None:
+        self._url = url
+        self._limits = limits
         self._queue = queue
         self._writer = writer
         self._readers = readers
@@ -506,6 +515,7 @@ class PostgresDatabase:
         url: str,
         *,
         seal: Seal | None = None,
+        observer: CommitObserver | None = None,
         steps: Sequence[Step] | None = None,
         limits: Limits | None = None,
         queue_limit: int = _QUEUE_LIMIT,
@@ -558,9 +568,14 @@ class PostgresDatabase:
             for seconds, size in ((limits.statement, _READERS), (limits.scan, _SCANS))
         ]
         queue = GroupCommit(
-            writer.commit, queue_limit=queue_limit, batch_limit=_BATCH_LIMIT, name="acmeca-postgresql-writer"
+            writer.commit,
+            queue_limit=queue_limit,
+            batch_limit=_BATCH_LIMIT,
+            name="acmeca-postgresql-writer",
+            observer=observer,
+            stuck=limits.patience + limits.answer,  # a failover is waited for, with all that has come meanwhile
         )
-        return cls(queue, writer, *pools)
+        return cls(queue, writer, *pools, url=url, limits=limits)
 
     async def fetch_one(self, sql: str, *args: Value) -> Row | None:
         rows = await self._readers.fetch(sql, args)
@@ -569,11 +584,22 @@ class PostgresDatabase:
     async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
         return await self._readers.fetch(sql, args)
 
+    @property
+    def waiting_writes(self) -> int:
+        return self._queue.waiting
+
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         return cast("T", await self._queue.write(body))
 
     async def scan(self, sql: str, *args: Value) -> list[Row]:
         return await self._scanners.fetch(sql, args)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Reader]:
+        if self._closed:
+            raise StorageError("the database is closed")
+        async with read_whole(self._url, limits=self._limits) as reader:
+            yield reader
 
     async def close(self) -> None:
         async with self._close_lock:

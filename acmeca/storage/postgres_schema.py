@@ -53,7 +53,7 @@ async def migrate(session: Session, steps: Sequence[Step]) -> int:
     """
     while await _take_next_step(session, steps):
         pass
-    return (await _read_standing(session)).version
+    return (await read_standing(session)).version
 
 
 async def _take_next_step(session: Session, steps: Sequence[Step]) -> bool:
@@ -61,7 +61,7 @@ async def _take_next_step(session: Session, steps: Sequence[Step]) -> bool:
     try:
         # Step 1: where the database stands, read under the lock, so that no other process moves it meanwhile.
         await session.run(_BEGIN, answer=_LONGEST_STEP)
-        standing = await _read_standing(session)
+        standing = await read_standing(session)
         missing = missing_steps(standing, steps)
         if not missing:
             return False
@@ -93,7 +93,7 @@ async def _run_statement(session: Session, step: Step, statement: str) -> None:
         raise StorageError(f"schema step {step.number} ({step.name}) ends its transaction by itself")
 
 
-async def _read_standing(session: Session) -> Standing:
+async def read_standing(session: Session) -> Standing:
     tables = {
         row["tablename"]
         for row in await session.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()", ())

@@ -153,6 +153,7 @@ class Session:
         self._answer = answer
         self._unique = unique
         self._gave_up = False
+        self._heard_at = asyncio.get_running_loop().time()
         self._warnings: list[str] = []
         connection.add_log_listener(self._note_message)
 
@@ -163,6 +164,11 @@ class Session:
     @property
     def is_in_transaction(self) -> bool:
         return self._connection.is_in_transaction()
+
+    @property
+    def silence(self) -> float:
+        """How many seconds ago the server last answered."""
+        return asyncio.get_running_loop().time() - self._heard_at
 
     async def run(self, script: str, *, answer: float | None = None) -> str:
         """Statements of the driver's own, without values, in one round trip; returns what the last one says it did."""
@@ -177,6 +183,11 @@ class Session:
         with self._bounded(None):
             said = await (self._connection.execute(sql, *args) if args else self._execute_prepared(sql))
         return int(said.rpartition(" ")[2])
+
+    async def load(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Value]], *, answer: float) -> None:
+        """Add many rows by COPY, within `answer` seconds."""
+        with self._bounded(answer):
+            await self._connection.copy_records_to_table(table, records=rows, columns=list(columns))
 
     async def commit(self) -> None:
         """COMMIT. Any `StorageError` but `UncertainError` and `LostConnectionError` means that it surely was not kept."""
@@ -209,9 +220,11 @@ class Session:
     def _bounded(self, answer: float | None) -> Iterator[None]:
         """Drop the connection when there is no answer in time, and translate what comes out."""
         seconds = self._answer if answer is None else answer
-        timer = asyncio.get_running_loop().call_later(seconds, self._give_up)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(seconds, self._give_up)
         try:
             yield
+            self._heard_at = loop.time()
         except _LIBRARY_ERRORS as error:
             if self._gave_up:
                 raise LostConnectionError(f"the database did not answer within {seconds:g} seconds") from None
@@ -309,6 +322,7 @@ async def _prepare(
     _keep_alive(connection)
     settings = {
         "TimeZone": "UTC",
+        "client_min_messages": "warning",  # that a standby did not confirm a commit is said in a warning only
         "default_transaction_isolation": "read committed",
         "default_transaction_read_only": "off" if is_writer else "on",
         "idle_in_transaction_session_timeout": _milliseconds(limits.idle),

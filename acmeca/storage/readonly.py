@@ -8,13 +8,14 @@ Rule 3: calls block. There is no server behind them whose event loop would have 
 """
 
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from acmeca.storage.database import Row, Transaction, Value
+from acmeca.storage.database import Reader, Row, Transaction, Value
 from acmeca.storage.errors import StorageError
+from acmeca.storage.schema import Standing
 from acmeca.storage.sqlite import parse_statement
 
 T = TypeVar("T")
@@ -38,6 +39,21 @@ class ReadOnlyDatabase:
     async def scan(self, sql: str, *args: Value) -> list[Row]:
         return self._run(sql, args)
 
+    @property
+    def waiting_writes(self) -> int:
+        return 0
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Reader]:
+        try:
+            self._connection.execute("BEGIN")
+            yield self
+        except sqlite3.Error as error:
+            raise _storage_error(error) from error
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:  # noqa: ARG002  (the interface has it)
         raise StorageError("the database was opened for reading only")
 
@@ -47,6 +63,13 @@ class ReadOnlyDatabase:
     def schema_version(self) -> int:
         """The last schema step that the database has taken; 0 for one that is not acmeca's."""
         return cast("int", self._pragma("user_version")[0][0])
+
+    async def standing(self) -> Standing:
+        """Which steps of the schema it has taken, and who may work with it."""
+        version = self.schema_version()
+        if not self._run("SELECT 1 FROM sqlite_schema WHERE name = 'schema_version'", ()):
+            return Standing(version, version)
+        return Standing(version, cast("int", self._run("SELECT minimum FROM schema_version", ())[0]["minimum"]))
 
     def pages(self) -> tuple[int, int, int]:
         """The bytes of a page, how many pages there are, and how many of them are free."""

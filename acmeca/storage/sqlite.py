@@ -10,20 +10,17 @@ Rule 4: no read leaves a statement open, so that no reader ever holds an old sna
 Rule 5: of aiosqlite nothing private is used but `Connection._execute`, in `_run_in_thread` alone, under a test.
 Rule 6: processes that share the file take turns by a lock of the kernel's, whose waiters are woken. SQLite's own waiters look
 again at growing intervals, and under load that costs a tenth of a second at times.
-Rule 7: when a commit takes very long, nobody waits behind it without end: what has not begun is refused (`Busy`).
 """
 
 import asyncio
 import fcntl
-import logging
 import os
 import re
 import sqlite3
 import stat
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -32,14 +29,13 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import aiosqlite
 
-from acmeca.errors import Busy
-from acmeca.storage.database import Entry, Row, Seal, Transaction, Value
-from acmeca.storage.errors import FencedError, NotUniqueError, StorageError
+from acmeca.storage.database import Entry, Reader, Row, Seal, Transaction, Value
+from acmeca.storage.errors import NotUniqueError, StorageError
+from acmeca.storage.group_commit import Body, GroupCommit, Outcome
+from acmeca.storage.observation import CommitObserver
 from acmeca.storage.schema import Step, migrate, read_steps
 
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 _QUEUE_LIMIT: Final = 2000  # writes that may wait while a commit is under way; 64 busy clients make it 63
 _BUSY_TIMEOUT: Final = 5.0  # seconds a commit waits for another process (a backup, a person's sqlite3)
@@ -48,8 +44,7 @@ _CACHED_STATEMENTS: Final = 512
 _SCANS: Final = 2  # long reads at a time
 _LOG_BYTES: Final = 64 << 20  # the log is cut to this after a checkpoint, should a long scan have let it grow
 _LOG_LOOK: Final = 256  # commits between two looks at the log's size
-_STUCK: Final = 10.0  # seconds after which a commit counts as stuck
-_GIVEN_UP: Final = 60.0  # seconds after which the callers of a stuck commit are answered all the same
+_LOG_PATIENCE: Final = 100  # milliseconds for which the emptying of the log waits for a reader, and all writers with it
 
 _WRITER_PRAGMAS: Final = (
     "PRAGMA synchronous = FULL",  # WAL with NORMAL loses acknowledged writes with the power
@@ -59,6 +54,7 @@ _WRITER_PRAGMAS: Final = (
     f"PRAGMA journal_size_limit = {_LOG_BYTES}",
     "PRAGMA secure_delete = OFF",  # some distributions switch it on; what is deleted here is no secret, and zeroing costs writes
     "PRAGMA trusted_schema = OFF",
+    "PRAGMA temp_store = MEMORY",  # what a savepoint may have to undo would else be a file, made and deleted with each commit
     "PRAGMA cell_size_check = ON",
 )
 
@@ -159,22 +155,6 @@ def _storage_error(error: Exception) -> StorageError:
 
 # --- the writer ---------------------------------------------------------------------------------------------------
 
-_Body = Callable[[Transaction], Awaitable[object]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What became of one body: its result, or what it raised."""
-
-    value: object = None
-    error: BaseException | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Write:
-    body: _Body
-    outcome: asyncio.Future[_Outcome]
-
 
 class _SqliteTransaction:
     """The `Transaction` one body is given; its methods never suspend."""
@@ -225,15 +205,23 @@ class _Committer:
     seal: Seal | None
     turns: int  # the descriptor of the file by which processes take turns
 
-    def commit(self, bodies: Sequence[_Body]) -> list[_Outcome]:
+    def commit(self, bodies: Sequence[Body]) -> list[Outcome]:
         """Run all bodies in one transaction. When this raises, none of them is kept."""
-        fcntl.flock(self.turns, fcntl.LOCK_EX)
-        try:
+        with _turn(self.turns):
             return self._commit(bodies)
-        finally:
-            fcntl.flock(self.turns, fcntl.LOCK_UN)
 
-    def _commit(self, bodies: Sequence[_Body]) -> list[_Outcome]:
+    def empty_log(self) -> None:
+        """Copy the log into the database and cut it to nothing, unless a reader is at it for long."""
+        connection = self.connection
+        (patience,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        with _turn(self.turns):
+            connection.execute(f"PRAGMA busy_timeout = {_LOG_PATIENCE}").fetchall()
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {patience}").fetchall()
+
+    def _commit(self, bodies: Sequence[Body]) -> list[Outcome]:
         connection = self.connection
         journalled: int | None = None
         try:
@@ -241,7 +229,12 @@ class _Committer:
                 connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             entries: list[Entry] = []
-            outcomes = [_run_body(connection, body, entries) for body in bodies]
+            if len(bodies) == 1:  # it needs no savepoint: what undoes it undoes everything
+                outcomes = [_run_alone(connection, bodies[0], entries)]
+                if outcomes[0].error is not None:
+                    return outcomes
+            else:
+                outcomes = [_run_body(connection, body, entries) for body in bodies]
             if self.seal is not None:
                 transaction = _SqliteTransaction(connection)
                 number = _run_now(self.seal.number(transaction))
@@ -260,13 +253,39 @@ class _Committer:
         return outcomes
 
 
+@contextmanager
+def _turn(turns: int) -> Iterator[None]:
+    """Rule 6."""
+    fcntl.flock(turns, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(turns, fcntl.LOCK_UN)
+
+
 def _may_be_kept(connection: sqlite3.Connection, error: BaseException) -> bool:
     """Whether a commit that failed could still be found done: after an I/O error, should the power fail right now."""
     code: int = getattr(error, "sqlite_errorcode", None) or 0
     return connection.in_transaction or code & 0xFF == sqlite3.SQLITE_IOERR
 
 
-def _run_body(connection: sqlite3.Connection, body: _Body, entries: list[Entry]) -> _Outcome:
+def _run_alone(connection: sqlite3.Connection, body: Body, entries: list[Entry]) -> Outcome:
+    """Run the only body of a transaction, which is rolled back when it fails."""
+    transaction = _SqliteTransaction(connection)
+    try:
+        value = _run_now(body(transaction))
+    except BaseException as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+            return Outcome(error=error)
+        raise _undone(error) from error  # SQLite rolled back by itself
+    finally:
+        transaction.finish()
+    entries += transaction.entries
+    return Outcome(value=value)
+
+
+def _run_body(connection: sqlite3.Connection, body: Body, entries: list[Entry]) -> Outcome:
     """Run one body in a savepoint. What it raises is an outcome; what is raised here ends the whole batch.
 
     What it journals is added to `entries` when it succeeds.
@@ -274,22 +293,24 @@ def _run_body(connection: sqlite3.Connection, body: _Body, entries: list[Entry])
     connection.execute("SAVEPOINT body")
     transaction = _SqliteTransaction(connection)
     try:
-        outcome = _Outcome(value=_run_now(body(transaction)))
+        outcome = Outcome(value=_run_now(body(transaction)))
     except BaseException as error:  # noqa: BLE001  (it is its caller's, whatever it is; the writer lives on)
-        outcome = _Outcome(error=error)
+        outcome = Outcome(error=error)
         if connection.in_transaction:
             connection.execute("ROLLBACK TO body")
     finally:
         transaction.finish()
     if not connection.in_transaction:  # SQLite rolled back by itself, and nothing of the batch is left
-        reason = (
-            outcome.error if isinstance(outcome.error, StorageError) else "the commit was rolled back after an error"
-        )
-        raise StorageError(str(reason)) from outcome.error
+        raise _undone(outcome.error) from outcome.error
     connection.execute("RELEASE body")
     if outcome.error is None:
         entries += transaction.entries
     return outcome
+
+
+def _undone(error: BaseException | None) -> StorageError:
+    """What the callers of a commit that SQLite ended by itself are told. The text of an error of another kind may hold a value."""
+    return StorageError(str(error) if isinstance(error, StorageError) else "the commit was rolled back after an error")
 
 
 def _run_now(awaitable: Awaitable[T]) -> T:
@@ -313,102 +334,31 @@ async def _run_in_thread(connection: aiosqlite.Connection, work: Callable[[], T]
 
 
 class _Writer:
-    """The queue of writes and the task that commits them."""
+    """Commits in the connection's thread, one hop for all that waits."""
 
-    def __init__(
-        self, connection: aiosqlite.Connection, committer: _Committer, *, path: Path, queue_limit: int, stuck: float
-    ) -> None:
+    def __init__(self, connection: aiosqlite.Connection, committer: _Committer, *, path: Path, log_bytes: int) -> None:
         self._connection = connection
         self._committer = committer  # used in the connection's thread alone
         self._log_path = path.with_name(path.name + "-wal")
-        self._queue_limit = queue_limit
-        self._stuck_after = stuck
-        self._is_stuck = False
+        self._log_bytes = log_bytes
         self._commits = 0
-        self._waiting: deque[_Write] = deque()
-        self._wake = asyncio.Event()
-        self._closing = False
-        self._task = asyncio.create_task(self._run(), name="acmeca-sqlite-writer")
 
-    async def write(self, body: _Body) -> object:
-        if self._closing:
-            raise StorageError("the database is closed")
-        if self._is_stuck:
-            raise Busy(
-                f"the disk has not taken a commit for {self._stuck_after:g} s; nothing was changed, try again later"
-            )
-        if len(self._waiting) >= self._queue_limit:
-            raise Busy(f"{len(self._waiting)} writes wait for the disk already; try again in a moment")
-        write = _Write(body, asyncio.get_running_loop().create_future())
-        self._waiting.append(write)
-        self._wake.set()
-        outcome = await write.outcome
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome.value
+    async def commit(self, bodies: Sequence[Body]) -> list[Outcome]:
+        try:
+            outcomes = await _run_in_thread(self._connection, partial(self._committer.commit, bodies))
+        except StorageError:
+            raise
+        except Exception as error:
+            raise _storage_error(error) from error
+        await self._bound_log()
+        return outcomes
 
     async def close(self) -> None:
-        """Finish what waits, empty the log into the database, end the thread."""
-        self._closing = True
-        self._wake.set()
-        await asyncio.wait({self._task})
+        """Empty the log into the database, end the thread."""
         # A checkpoint that fails loses nothing: the log is read when the database is opened next.
         with suppress(sqlite3.Error):
-            await self._checkpoint()
+            await _run_in_thread(self._connection, self._committer.empty_log)
         await self._connection.close()
-
-    async def _run(self) -> None:
-        try:
-            while not (self._closing and not self._waiting):
-                await self._wake.wait()
-                self._wake.clear()
-                writes = [write for write in self._waiting if not write.outcome.done()]  # a cancelled one is not begun
-                self._waiting.clear()
-                if writes:
-                    await self._commit(writes)
-        finally:
-            self._closing = True
-            _answer_all(self._waiting, StorageError("the database is closed"))
-
-    async def _commit(self, writes: Sequence[_Write]) -> None:
-        loop = asyncio.get_running_loop()
-        timers = (
-            loop.call_later(self._stuck_after, self._note_stuck),
-            loop.call_later(self._stuck_after + _GIVEN_UP, self._give_up, writes),
-        )
-        try:
-            outcomes = await _run_in_thread(
-                self._connection, partial(self._committer.commit, [write.body for write in writes])
-            )
-        except asyncio.CancelledError:  # the event loop ends without `close`
-            _answer_all(writes, StorageError("the server stopped during this write; it may have been kept"))
-            raise
-        except Exception as error:  # noqa: BLE001  (whatever it is, every caller has to be told)
-            _answer_all(writes, _storage_error(error))
-        else:
-            for write, outcome in zip(writes, outcomes, strict=True):
-                _answer(write, outcome)
-        finally:
-            for timer in timers:
-                timer.cancel()
-            if self._is_stuck:
-                self._is_stuck = False
-                log.warning("the disk takes commits again")
-        await self._bound_log()
-
-    def _note_stuck(self) -> None:
-        """Rule 7."""
-        self._is_stuck = True
-        log.error(
-            "a commit has taken %g s and is not done: is the disk well? Writes are refused meanwhile", self._stuck_after
-        )
-        for write in self._waiting:
-            busy = Busy("the disk does not take what is written; nothing was changed, try again later")
-            _answer(write, _Outcome(error=busy))
-        self._waiting.clear()
-
-    def _give_up(self, writes: Sequence[_Write]) -> None:
-        _answer_all(writes, StorageError("the disk does not answer; the write may be kept, or not"))
 
     async def _bound_log(self) -> None:
         """SQLite starts the log anew only in a moment without readers; under load from several processes there may be none."""
@@ -416,25 +366,8 @@ class _Writer:
         if self._commits % _LOG_LOOK:
             return
         with suppress(OSError, sqlite3.Error):
-            if self._log_path.stat().st_size > _LOG_BYTES:
-                await self._checkpoint()
-
-    async def _checkpoint(self) -> None:
-        checkpoint = partial(self._committer.connection.execute, "PRAGMA wal_checkpoint(TRUNCATE)")
-        await _run_in_thread(self._connection, checkpoint)
-
-
-def _answer_all(writes: Iterable[_Write], error: StorageError) -> None:
-    """Give every caller an exception of its own: one shared by many tasks would gather all their tracebacks."""
-    for write in writes:
-        own = FencedError(str(error)) if isinstance(error, FencedError) else StorageError(str(error))
-        own.__cause__ = error
-        _answer(write, _Outcome(error=own))
-
-
-def _answer(write: _Write, outcome: _Outcome) -> None:
-    if not write.outcome.done():  # its caller was cancelled meanwhile
-        write.outcome.set_result(outcome)
+            if self._log_path.stat().st_size > self._log_bytes:
+                await _run_in_thread(self._connection, self._committer.empty_log)
 
 
 # --- the database -------------------------------------------------------------------------------------------------
@@ -443,8 +376,11 @@ def _answer(write: _Write, outcome: _Outcome) -> None:
 class SqliteDatabase:
     """A `Database` in one file. Made by `open`."""
 
-    def __init__(self, path: Path, writer: _Writer, reader: sqlite3.Connection, *, turns: int) -> None:
+    def __init__(
+        self, path: Path, queue: GroupCommit, writer: _Writer, reader: sqlite3.Connection, *, turns: int
+    ) -> None:
         self._path = path
+        self._queue = queue
         self._writer = writer
         self._reader = reader
         self._turns = turns
@@ -458,16 +394,18 @@ class SqliteDatabase:
         path: Path,
         *,
         seal: Seal | None = None,
+        observer: CommitObserver | None = None,
         steps: Sequence[Step] | None = None,
         busy_timeout: float = _BUSY_TIMEOUT,
         queue_limit: int = _QUEUE_LIMIT,
-        stuck: float = _STUCK,
+        stuck: float = 10.0,
+        log_bytes: int = _LOG_BYTES,
     ) -> Self:
         """Open the database, made with mode 0600 when it is not there, and bring its schema up to date.
 
-        `seal` numbers and journals the commits; `steps` are the program's own unless given; `busy_timeout` is how many
+        `seal` numbers and journals the commits, `observer` is told of them; `steps` are the program's own unless given; `busy_timeout` is how many
         seconds a commit waits for another program (a backup, a shell); `queue_limit` is how many writes may wait; `stuck` is
-        after how many seconds a commit counts as stuck. Raises `StorageError`.
+        after how many seconds a commit counts as stuck, and `log_bytes` how long the log may grow. Raises `StorageError`.
         """
         _require_private(path)
         turns_path = path.with_name(path.name + "-turns")
@@ -497,9 +435,16 @@ class SqliteDatabase:
             if isinstance(error, sqlite3.Error):
                 raise _storage_error(error) from error
             raise
-        committer = _Committer(opened[0], seal, turns)
-        writer = _Writer(connection, committer, path=path, queue_limit=queue_limit, stuck=stuck)
-        return cls(path, writer, reader, turns=turns)
+        writer = _Writer(connection, _Committer(opened[0], seal, turns), path=path, log_bytes=log_bytes)
+        queue = GroupCommit(
+            writer.commit,
+            queue_limit=queue_limit,
+            batch_limit=queue_limit,
+            name="acmeca-sqlite-writer",
+            observer=observer,
+            stuck=stuck,
+        )
+        return cls(path, queue, writer, reader, turns=turns)
 
     async def fetch_one(self, sql: str, *args: Value) -> Row | None:
         rows = _run(self._reader, sql, args)[0]
@@ -508,13 +453,24 @@ class SqliteDatabase:
     async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
         return _run(self._reader, sql, args)[0]
 
+    @property
+    def waiting_writes(self) -> int:
+        return self._queue.waiting
+
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
-        return cast("T", await self._writer.write(body))
+        return cast("T", await self._queue.write(body))
 
     async def scan(self, sql: str, *args: Value) -> list[Row]:
         if self._closed:
             raise StorageError("the database is closed")
         return await asyncio.get_running_loop().run_in_executor(self._scans, _scan, self._path, sql, args)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Reader]:
+        if self._closed:
+            raise StorageError("the database is closed")
+        async with read_snapshot(self._path) as reader:
+            yield reader
 
     async def close(self) -> None:
         async with self._close_lock:
@@ -524,6 +480,7 @@ class SqliteDatabase:
             # Readers go first, for the log is emptied only when nobody reads it.
             self._reader.close()
             await asyncio.to_thread(self._scans.shutdown)
+            await self._queue.close()
             await self._writer.close()
             os.close(self._turns)
 
@@ -574,3 +531,69 @@ def _scan(path: Path, sql: str, args: Sequence[Value]) -> list[Row]:
         raise _storage_error(error) from error
     with closing(connection):
         return _run(connection, sql, args)[0]
+
+
+# --- one moment of it ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that sees one moment of a database, beside its writers or without any, and writes nothing.
+
+    The log is not emptied as long as it lasts; the next commits after it do that. It is opened as a writer would open it, for a
+    reader of a file that nobody has open yet could not keep one away that comes later. Raises `StorageError`.
+    """
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=_BUSY_TIMEOUT,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+    except sqlite3.Error as error:
+        raise _storage_error(error) from error
+    with closing(connection):
+        try:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("BEGIN")
+            connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()  # from here on nothing changes
+        except sqlite3.Error as error:
+            raise _storage_error(error) from error
+        yield connection
+
+
+@asynccontextmanager
+async def read_snapshot(path: Path) -> AsyncIterator["SnapshotReader"]:
+    """The same as a `Reader`, in a thread of its own."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="acmeca-snapshot") as thread:
+        loop = asyncio.get_running_loop()
+        context = open_snapshot(path)
+        connection = await loop.run_in_executor(thread, context.__enter__)
+        try:
+            version = await loop.run_in_executor(thread, _schema_version, connection)
+            connection.row_factory = sqlite3.Row
+            yield SnapshotReader(connection, thread, version)
+        finally:
+            await loop.run_in_executor(thread, context.__exit__, None, None, None)
+
+
+def _schema_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReader:
+    """A `Reader` of one moment; `version` is the schema's."""
+
+    connection: sqlite3.Connection
+    thread: ThreadPoolExecutor
+    version: int
+
+    async def fetch_one(self, sql: str, *args: Value) -> Row | None:
+        rows = await self.fetch_all(sql, *args)
+        return rows[0] if rows else None
+
+    async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
+        found = await asyncio.get_running_loop().run_in_executor(self.thread, _run, self.connection, sql, args)
+        return found[0]

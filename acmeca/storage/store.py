@@ -4,7 +4,8 @@ from datetime import datetime
 
 from acmeca.audit import Event
 from acmeca.storage.accounts import Accounts
-from acmeca.storage.audit import append
+from acmeca.storage.audit import append, fetch_newest
+from acmeca.storage.audit_heads import AuditHeads
 from acmeca.storage.certificates import Certificates
 from acmeca.storage.crls import Crls
 from acmeca.storage.database import Database, Transaction
@@ -28,6 +29,7 @@ class Store:
         self.crls = Crls(database, writer=writer.name)
         self.retention = Retention(database, writer=writer.name)
         self.writers = Writers(database, writer=writer)
+        self.audit_heads = AuditHeads(database)
         self.leases = Leases(database, instance=writer.instance)
 
     async def note(self, event: Event, *, at: datetime) -> None:
@@ -37,6 +39,10 @@ class Store:
             await append(tx, writer=self.writer.name, at=at, event=event)
 
         await self.database.write(body)
+
+    async def newest_record(self) -> datetime | None:
+        """When this process's chain of the audit was last added to; None before its first record."""
+        return await fetch_newest(self.database, self.writer.name)
 
     async def close(self) -> None:
         """Finish what is queued and close the database."""

@@ -1,6 +1,7 @@
 """Who writes: the processes that share a database, each with a name, an instance, and a place in one order of commits.
 
 Rule 1: a name has one instance at a time. Whoever claims it shuts the former one out: its next commit fails (`FencedError`).
+So does that of a program that is too old for the schema, wherever a newer one has brought it meanwhile.
 Rule 2: every commit of any writer takes the next number of one sequence. By it journals are put in order and gaps in them are
 seen, a lost answer to a COMMIT is cleared up, and others see that an instance lives.
 Rule 3: whether another instance lives is judged by whether its number moves, on the observer's own monotonic clock. No two
@@ -28,19 +29,27 @@ class Writer:
 
 
 class CommitSeal:
-    """The `Seal` of one writer: numbers its commits and journals them."""
+    """The `Seal` of one writer: numbers its commits and journals them. `schema` is the last step that the program knows."""
 
-    def __init__(self, writer: Writer, journal: Journal) -> None:
+    def __init__(self, writer: Writer, journal: Journal, *, schema: int) -> None:
         self._writer = writer
         self._journal = journal
+        self._schema = schema
 
     async def number(self, tx: Transaction) -> int:
         row = await tx.fetch_one(
             "UPDATE writers SET last_commit = (SELECT MAX(last_commit) FROM writers) + 1"
-            " WHERE name = $1 AND instance = $2 RETURNING last_commit",
+            " WHERE name = $1 AND instance = $2 AND NOT EXISTS (SELECT 1 FROM schema_version WHERE minimum > $3)"
+            " RETURNING last_commit",
             self._writer.name,
             self._writer.instance,
+            self._schema,
         )
+        if row is None and await tx.fetch_one("SELECT 1 FROM schema_version WHERE minimum > $1", self._schema):
+            raise FencedError(
+                "the database's schema was brought beyond what this program can work with, so it has to stop: start the new "
+                "version in its place"
+            )
         if row is None:
             raise FencedError(
                 f"another process writes as {self._writer.name} now, so this one has to stop; if both are meant to run, the "

@@ -16,7 +16,7 @@ import inspect
 import ipaddress
 import re
 import shlex
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -92,6 +92,16 @@ class CertificateCard:
         return False
 
 
+def example_name(allowed_names: Sequence[str]) -> str:
+    """A name that a server with this policy issues for: `*.localhost` gives `demo.localhost`. Always a plain host name."""
+    suffixes = (f"demo.{pattern[2:]}" for pattern in allowed_names if pattern.startswith("*."))
+    exact = (pattern for pattern in allowed_names if not pattern.startswith("*."))
+    for name in (*suffixes, *exact):
+        if len(name) <= 253 and _HOST_NAME.match(name):
+            return name
+    return "demo.example"  # RFC 2606 §2: names nobody has
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrontPageModel:
     """Everything that the page shows.
@@ -123,13 +133,8 @@ class FrontPageModel:
 
     @property
     def example_name(self) -> str:
-        """A name that this server would issue for: `*.localhost` gives `demo.localhost`. Always a plain host name."""
-        suffixes = (f"demo.{pattern[2:]}" for pattern in self.allowed_names if pattern.startswith("*."))
-        exact = (pattern for pattern in self.allowed_names if not pattern.startswith("*."))
-        for name in (*suffixes, *exact):
-            if len(name) <= 253 and _HOST_NAME.match(name):
-                return name
-        return "demo.example"  # RFC 2606 §2: names nobody has
+        """A name that this server would issue for."""
+        return example_name(self.allowed_names)
 
     @property
     def slug(self) -> str:

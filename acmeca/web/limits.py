@@ -6,7 +6,7 @@ other listeners keep theirs, whatever is opened on one.
 
 import logging
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 log = logging.getLogger(__name__)
@@ -24,19 +24,28 @@ class ConnectionLimits:
     acme: int
     status: int
     control: int
+    admin: int
 
     @classmethod
     def from_descriptors(cls, descriptors: int) -> Self:
-        """Share out `descriptors`: a third, a half, a twelfth of what the process itself does not need.
+        """Share out `descriptors`: a third, a half, a twelfth, a hundredth of what the process itself does not need.
 
-        The twelfth that is left is for validations. The upper bounds are for memory (see MemoryMax in conf/acmeca.service).
+        The fourteenth that is left is for validations. The upper bounds are for memory (see MemoryMax in conf/acmeca.service).
         """
         shared = max(0, descriptors - _RESERVED)
         return cls(
             acme=max(1, min(4_096, shared // 3)),
             status=max(1, min(16_384, shared // 2)),
             control=max(1, min(64, shared // 12)),
+            admin=max(1, min(32, shared // 100)),
         )
+
+    def shared_by(self, workers: int) -> Self:
+        """One worker's part, so that all of them together take no more than one process would.
+
+        One has the control socket, and of the admin listener's few each has as many.
+        """
+        return replace(self, acme=max(1, self.acme // workers), status=max(1, self.status // workers))
 
 
 def raise_descriptor_limit() -> int:

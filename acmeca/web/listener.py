@@ -10,8 +10,11 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiohttp import web
@@ -29,6 +32,10 @@ _RETRY_SECONDS: Final = 0.2  # after an acceptance that failed
 _REPORT_SECONDS: Final = 60.0
 _BACKLOG: Final = 1024
 _ACCEPTED_AT_ONCE: Final = 64  # then others have their turn
+# From Python 3.13 on a server removes the file of its Unix socket; another worker may be listening there by then.
+_KEEP_SOCKET: Final[Mapping[str, Any]] = MappingProxyType(
+    {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+)
 
 
 class ListenerError(AcmecaError):
@@ -58,7 +65,7 @@ class Listener:
         self._host = host
         self._port = port
         self._tls = tls
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self._patience = patience
         self._refusal = refusal
         self._servers: list[asyncio.Server] = []
@@ -69,35 +76,23 @@ class Listener:
         self._not_accepted = _Tally()
         self._stopping = False
 
-    async def start(self) -> None:
-        """Bind and serve. Raises `ListenerError`."""
+    async def start(self, sockets: Sequence[socket.socket] | None = None) -> None:
+        """Serve on these sockets, which listen already, or bind the address. Raises `ListenerError`."""
         await self._set_up()
         loop = asyncio.get_running_loop()
-        for sock in _bound_sockets(self._host, self._port):
+        for sock in bind_address(self._host, self._port)[0] if sockets is None else sockets:
             self._sockets.append(sock)
-            if self._tls is None:
+            if self._tls is not None:
+                loop.add_reader(sock, self._accept, sock, self._tls)
+            elif sock.family == socket.AF_UNIX:
+                self._servers.append(await loop.create_unix_server(self._plain_connection, sock=sock, **_KEEP_SOCKET))
+            else:
                 server = await loop.create_server(self._plain_connection, sock=sock, backlog=_BACKLOG)
                 self._servers.append(server)
-            else:
-                loop.add_reader(sock, self._accept, sock, self._tls)
 
     async def start_on_socket(self, path: Path) -> None:
         """Serve on a Unix socket that only its owner can reach."""
-        await self._set_up()
-        # The store's lock is held: whoever made it is gone.
-        path.unlink(missing_ok=True)  # noqa: ASYNC240  (nothing is served yet)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            previous = os.umask(0o177)  # mode 0600 from its first moment on
-            try:
-                sock.bind(str(path))
-            finally:
-                os.umask(previous)
-        except OSError as error:
-            sock.close()
-            raise ListenerError(f"the socket {path} cannot be made: {error.strerror}") from None
-        loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_unix_server(self._plain_connection, sock=sock))
+        await self.start([bind_socket_file(path)])
 
     @property
     def endpoints(self) -> Iterable[tuple[str, int]]:
@@ -106,6 +101,11 @@ class Listener:
             if sock.family in {socket.AF_INET, socket.AF_INET6}:
                 address, port = sock.getsockname()[:2]
                 yield address, port
+
+    @property
+    def connections(self) -> int:
+        """How many are open, from their acceptance on."""
+        return len(self._connections)
 
     async def stop(self) -> None:
         """Rule 2. Requests that are not finished in time are cancelled."""
@@ -150,10 +150,10 @@ class Listener:
         return self._connection() if self._has_room() else TurnedAway()
 
     def _has_room(self) -> bool:
-        if len(self._connections) < self._max_connections:
+        if len(self._connections) < self.max_connections:
             return True
         self._turned_away.note(
-            f"a connection to {self._name} was turned away: {self._max_connections} are open, the most it takes"
+            f"a connection to {self._name} was turned away: {self.max_connections} are open, the most it takes"
         )
         return False
 
@@ -266,20 +266,49 @@ class _Tally:
             self._timer = asyncio.get_running_loop().call_later(_REPORT_SECONDS, self._report)
 
 
-def _bound_sockets(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of the host; `localhost` has two."""
+# --- sockets --------------------------------------------------------------------------------------------------------
+
+
+def bind_socket_file(path: Path) -> socket.socket:
+    """A Unix socket that listens, and that only its owner can reach. The store's lock is held. Raises `ListenerError`."""
+    path.unlink(missing_ok=True)  # whoever made it is gone
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        previous = os.umask(0o177)  # mode 0600 from its first moment on
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(previous)
+        sock.setblocking(False)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ListenerError(f"the socket {path} cannot be made: {error.strerror}") from None
+    return sock
+
+
+def bind_address(host: str, port: int, *, shares: int = 1) -> list[list[socket.socket]]:
+    """Sockets that listen, for each of `shares` processes one for each address of the host; `localhost` has two.
+
+    The kernel spreads connections over the shares by their addresses and ports (SO_REUSEPORT). Raises `ListenerError`.
+    """
     try:
         found = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
         )
     except socket.gaierror as error:
         raise ListenerError(f"{host} is no address of this machine: {error.strerror}") from None
-    sockets: list[socket.socket] = []
+    sockets: list[list[socket.socket]] = [[] for _ in range(shares)]
     for family, _, _, _, address in dict.fromkeys(found):
         try:
-            sockets.append(_bound(family, address))
+            for share in sockets:
+                share.append(_bound(family, address, joins=share is not sockets[0]))
+                if shares > 1:
+                    # Not before the first one listens: so nobody else listens there, and from now on nobody can who does not
+                    # ask for this option. Two servers of one user would share a port without a word otherwise.
+                    share[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         except OSError as error:
-            for sock in sockets:
+            for sock in chain.from_iterable(sockets):
                 sock.close()
             raise ListenerError(
                 f"{host}:{port} cannot be bound: {error.strerror}; "
@@ -288,10 +317,13 @@ def _bound_sockets(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def _bound(family: int, address: Any) -> socket.socket:
+def _bound(family: int, address: Any, *, joins: bool) -> socket.socket:
+    """A socket that listens; one that `joins` does so beside others of ours."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if joins:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
         sock.setblocking(False)

@@ -6,6 +6,7 @@ Rule 2: each `Link` is a header line of its own (dehydrated and acme.sh read lin
 """
 
 import logging
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
@@ -54,7 +55,8 @@ def acme_middleware(services: Services) -> Middleware:
         if request.method == "POST":
             # §6.5: "the server MUST include a Replay-Nonce header field in every successful response to a POST request and
             # SHOULD provide it in error responses as well."
-            response.headers["Replay-Nonce"] = await services.nonces.mint()
+            with suppress(StorageError):  # an answer that tells of an outage has none
+                response.headers["Replay-Nonce"] = await services.nonces.mint()
             response.headers["Cache-Control"] = "no-store"
         if request.path != Paths.DIRECTORY:
             # §7.1: "The "index" link relation is present on all resources other than the directory"

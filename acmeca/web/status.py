@@ -25,6 +25,7 @@ from acmeca.service.issuers import to_pem
 from acmeca.service.services import Services
 from acmeca.service.status import OcspAnswer
 from acmeca.urls import Paths
+from acmeca.web.health import add_health
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,7 @@ class StatusResources:
         app.router.add_get(Paths.ISSUER_PEM, self.issuer_pem)
         app.router.add_get(Paths.BUNDLE, self.bundle)
         app.router.add_get(Paths.ROOTS, self.roots)
-        app.router.add_get(Paths.HEALTH_LIVE, self.live)
-        app.router.add_get(Paths.HEALTH_READY, self.ready)
+        add_health(app, self._services.readiness)
 
     async def ocsp_by_post(self, request: web.Request) -> web.Response:
         """RFC 6960 §A.1: the body is the request. Its Content-Type is not looked at: there is nothing else it could be."""
@@ -101,16 +101,6 @@ class StatusResources:
 
     async def roots(self, request: web.Request) -> web.Response:
         return _conditional(request, self._services.issuers.roots_pem(), "application/x-pem-file", _SHORT_LIVED)
-
-    async def live(self, _: web.Request) -> web.Response:
-        """The event loop turns. Whether everything behind it works is not asked here."""
-        return web.Response(text="live\n", headers={"Cache-Control": "no-store"})
-
-    async def ready(self, _: web.Request) -> web.Response:
-        """RULES §5: "What is stale makes readiness fail well before nextUpdate." A line for each fault."""
-        faults = await self._services.readiness.faults()
-        text = "".join(f"{fault}\n" for fault in faults) or "ready\n"
-        return web.Response(status=503 if faults else 200, text=text, headers={"Cache-Control": "no-store"})
 
     def _certificate(self, request: web.Request) -> bytes:
         issuer_id = request.match_info["issuer_id"]

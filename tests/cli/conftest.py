@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeAlias
@@ -94,11 +94,10 @@ def used(served_before: Path, tmp_path: Path) -> Installation:
     for old, new in (
         (original.server.acme_listen.port, installation.acme_port),
         (original.validation.http_port, installation.http_port),
+        (original.server.admin_listen.port, installation.admin_port),
     ):
         text = text.replace(str(old), str(new))
-    copied = Installation(
-        tmp_path / "used", installation.acme_port, original.server.status_listen.port, installation.http_port
-    )
+    copied = replace(installation, directory=tmp_path / "used", status_port=original.server.status_listen.port)
     copied.config_path.write_text(text)
     return copied
 

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from acmeca import app
+from acmeca import app, audit
 from acmeca.cli import doctor
 from acmeca.cli.checks import files, network
 from acmeca.cli.checks.finding import Finding, Level, format_span, judge_end
 from acmeca.cli.checks.keys import check_crls, check_own_certificates
-from acmeca.cli.checks.store import check_database
+from acmeca.cli.checks.store import check_database, check_last_server
 from acmeca.config import load_config
 from acmeca.keystore import pem
 from acmeca.storage.lock import StoreLock
@@ -186,6 +186,12 @@ def sql(text: str, *values: object) -> Change:
     return change
 
 
+def newer_schema(installation: Installation) -> None:
+    """One that this program cannot work with."""
+    sql("PRAGMA user_version = 999")(installation)
+    sql("UPDATE schema_version SET version = 999, minimum = 999")(installation)
+
+
 def damage_page(installation: Installation) -> None:
     data = bytearray(installation.database_path.read_bytes())
     with execute(installation) as database:
@@ -211,16 +217,16 @@ WRONG: list[tuple[str, Change, Level, str, str]] = [
     ("no database", lambda i: i.database_path.unlink(), Level.ERROR, "acmeca.db: is not there", "acmeca init"),
     ("no sqlite", lambda i: i.database_path.write_bytes(b"x" * 8192), Level.ERROR, "not a database", "backup"),
     ("damaged page", damage_page, Level.ERROR, "malformed", "backup"),
-    ("newer schema", sql("PRAGMA user_version = 999"), Level.ERROR, "has schema 999", "newer version"),
+    ("newer schema", newer_schema, Level.ERROR, "has schema 999", "newer version"),
     ("no tables", lambda i: i.database_path.write_bytes(b""), Level.ERROR, "has no tables", "acmeca init"),
     ("no issuers", sql("DELETE FROM issuers"), Level.ERROR, "issuers: there is none", "acmeca init"),
     ("no crls", sql("DELETE FROM crls"), Level.WARNING, "CRL of Example CA Intermediate: there is none", "starts"),
     ("no root crl", sql("DELETE FROM crls"), Level.WARNING, "CRL of Example CA Root: there is none", "acmeca crl --root-key FILE"),
     ("root crl of tomorrow", sql("UPDATE crls SET this_update = this_update + 86400"), Level.ERROR, "CRL of Example CA Root: number", "--clock-is-right"),
     ("issuer garbage", sql("UPDATE issuers SET certificate = x'00'"), Level.ERROR, "cannot be read", "backup"),
-    ("audit edited", sql("UPDATE audit SET actor = 'x' WHERE sequence = 2"), Level.ERROR, "1 faults", "Records were changed"),
-    ("audit cut", sql("DELETE FROM audit WHERE sequence = 2"), Level.ERROR, "1 record is missing", "Records were changed"),
-    ("audit typed", sql("UPDATE audit SET at = 'x' WHERE sequence = 2"), Level.ERROR, "was changed: at is of type", "backup"),
+    ("audit edited", sql("UPDATE audit SET actor = 'x' WHERE sequence = 2"), Level.ERROR, "1 fault: ", "Records were changed"),
+    ("audit cut", sql("DELETE FROM audit WHERE sequence = 2"), Level.ERROR, "1 record is not there", "Records were changed"),
+    ("audit typed", sql("UPDATE audit SET at = 'x' WHERE sequence = 2"), Level.ERROR, "was changed: at is of type", "Records were changed"),
     ("parent", sql("UPDATE issuers SET parent_id = id WHERE parent_id IS NOT NULL"), Level.ERROR, "not signed by its parent", "backup"),
 ]  # fmt: skip
 
@@ -252,6 +258,50 @@ def test_room_on_the_disk(used: Installation, monkeypatch: pytest.MonkeyPatch, f
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100 << 30, 0, free))
     (found,) = files.check_disk(load_config(used.config_path, {}))
     assert found.level is level
+
+
+# --- several processes --------------------------------------------------------------------------------------------
+
+
+def add_process(installation: Installation, name: str, *, instance: str, stopped: bool = False) -> None:
+    """Another process on the database, as it stands in its tables: started, and perhaps stopped."""
+    at = datetime(2030, 1, 1, tzinfo=UTC) if stopped else datetime(2029, 1, 1, tzinfo=UTC)
+    events: list[audit.Event] = [audit.ServerStarted(actor=audit.SYSTEM, version="1", config_sha256="other")]
+    if stopped:
+        events.append(audit.ServerStopped(actor=audit.SYSTEM, version="1"))
+    previous = None
+    with execute(installation) as database:
+        database.execute("INSERT INTO writers VALUES (?, ?, 1, 0)", (name, instance))
+        for event in events:
+            record = audit.build_record(previous, writer=name, at=at, event=event)
+            previous = audit.Head(name, record.sequence, record.hash)
+            columns = (record.writer, record.sequence, record.at, record.kind, record.actor, record.subject)
+            database.execute("INSERT INTO audit VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*columns, record.event, record.hash))
+
+
+def last_server(installation: Installation, *, is_running: bool) -> list[str]:
+    config = load_config(installation.config_path, {})
+    _, kept = asyncio.run(check_database(config))
+    return [f"{found.about}: {found.detail}" for found in check_last_server(config, kept, is_running=is_running)]
+
+
+def test_of_several_processes_each_is_looked_at(used: Installation) -> None:
+    """One that was killed is told, whatever its name and its place in the alphabet; others' processes are not ours."""
+    node = (used.data_dir / "node").read_text().strip()
+    add_process(used, "zz-elsewhere", instance="z1")
+    add_process(used, "a-elsewhere", instance="a1")
+    add_process(used, f"{node}.2", instance="i2", stopped=True)
+    add_process(used, f"{node}.3", instance="")  # a later start found that it was gone
+    assert last_server(used, is_running=False) == []
+    assert last_server(used, is_running=True) == []
+    add_process(used, f"{node}.1", instance="i1")
+    (told,) = last_server(used, is_running=False)
+    assert told.startswith(f"last server: {node}.1 started 2029-01-01 00:00 UTC and did not end in order")
+    (told,) = last_server(used, is_running=True)
+    assert told.startswith(f"running server: {node}.1 was started 2029-01-01 00:00 UTC with other settings")
+    add_process(used, f"{node}.4", instance="i4")
+    (told,) = last_server(used, is_running=False)
+    assert told.startswith(f"last server: 2 processes, {node}.1 among them, started")
 
 
 # --- times --------------------------------------------------------------------------------------------------------
@@ -374,6 +424,44 @@ def test_a_port_that_somebody_else_has(used: Installation) -> None:
         found = examine(used)
     assert "Another program has the port" in the_one(found, Level.ERROR, "server.acme_listen").advice
     the_one(found, Level.OK, "server.status_listen")
+
+
+def test_an_admin_port_that_somebody_else_has(used: Installation) -> None:
+    """What was asked for has to work; the default may be taken, and the server goes on without it."""
+    with socket.create_server(("127.0.0.1", used.admin_port)):
+        assert "Another program has the port" in the_one(examine(used), Level.ERROR, "server.admin_listen").advice
+        config = load_config(used.config_path, {})
+        server = config.server.model_copy()
+        server.model_fields_set.discard("admin_listen")
+        unasked = config.model_copy(update={"server": server})
+        found = network._forgive_default(unasked, network._check_free("server.admin_listen", server.admin_listen))
+        assert found.level is Level.WARNING
+        assert found.advice.endswith("; until then there are no metrics")
+
+
+def test_the_admin_listener_of_a_server_that_runs(running: Installation) -> None:
+    assert the_one(examine(running), Level.OK, "server.admin_listen").detail == "answers, with our metrics"
+
+
+def test_what_readiness_finds_is_told(used: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Doctor asks the running server, which looks at what only it can see."""
+    config = load_config(used.config_path, {})
+    _, kept = asyncio.run(check_database(config))
+    said = "".join(f'acmeca_crl_number{{issuer="{stored.issuer.id}"}} 1\n' for stored in kept.issuers)
+
+    async def fetch(_: object, url: str) -> network._Answer:
+        return (
+            network._Answer(200, said.encode(), "")
+            if url.endswith("/metrics")
+            else network._Answer(503, b"disk: x\ny: z\n", "")
+        )
+
+    monkeypatch.setattr(network, "_fetch", fetch)
+    found = asyncio.run(network._check_admin_port(config, kept))
+    assert [(item.level, item.about, item.detail) for item in found[1:]] == [
+        (Level.ERROR, "readiness", "disk: x"),
+        (Level.ERROR, "readiness", "y: z"),
+    ]
 
 
 def test_an_address_that_is_not_this_machines(used: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -377,8 +377,10 @@ POINTS = [
     ("acmeca.service.issuers", "pem.write_key", "after 1"),  # the root's key
     ("acmeca.keystore.pem", "Path.replace", "before 3"),  # the intermediate's key, not in its place
     ("acmeca.service.issuers", "pem.write_key", "after 2"),  # both keys, and no rows
-    ("acmeca.storage.sqlite", "_commit_together", "before 1"),
-    ("acmeca.storage.sqlite", "_commit_together", "after 1"),  # the rows are there, and with them the CA
+    ("acmeca.storage.sqlite", "_Committer.commit", "after 1"),  # this process is known as a writer
+    ("acmeca.storage.sqlite", "_Committer.commit", "before 2"),
+    ("acmeca.storage.journal", "os.fdatasync", "after 2"),  # the rows are journalled (1: its first line), and not there
+    ("acmeca.storage.sqlite", "_Committer.commit", "after 2"),  # the rows are there, and with them the CA
 ]
 
 
@@ -408,4 +410,4 @@ def test_what_a_killed_init_left_is_finished_by_another(
     assert said.code == (1 if is_made else 0), said.stderr
     assert ("holds a CA already" in said.stderr) is is_made
     assert issuers(database) == 2
-    assert issue(Installation(directory, 0, 0, 0), "www.corp.internal")
+    assert issue(Installation(directory, 0, 0, 0, 0), "www.corp.internal")

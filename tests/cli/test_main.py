@@ -33,7 +33,7 @@ sys.exit(run(sys.argv[1:]))
 
 
 def test_the_verbs() -> None:
-    assert VERBS == ["crl", "doctor", "init", "list", "revoke", "serve", "show"]
+    assert " ".join(VERBS) == "audit backup crl doctor init journal list restore revoke serve show storage"
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -45,6 +45,13 @@ def test_the_help_of_each_verb_teaches_with_examples(acmeca: Acmeca, verb: str) 
     assert "\b" not in said.stdout
     for line in examples.splitlines():
         assert line.startswith("    "), "examples are not folded"
+
+
+@pytest.mark.parametrize("verb", ["verify", "export", "heads"])
+def test_the_help_of_each_verb_of_the_audit(acmeca: Acmeca, verb: str) -> None:
+    said = acmeca(None, "audit", verb, "--help")
+    assert said.code == 0
+    assert f"acmeca audit {verb}" in said.stdout.partition("Examples:\n")[2]
 
 
 @pytest.mark.parametrize("verb", VERBS)

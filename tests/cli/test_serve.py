@@ -13,11 +13,12 @@ from tests.support.processes import Process, clean_environment
 
 
 def files_of(installation: Installation) -> dict[str, bytes]:
-    """The data directory without what a database and a lock keep for themselves."""
+    """The data directory without what a database, its journal, the audit's signed heads and a lock keep for themselves."""
+    kept = ("acmeca.db", "acmeca.lock", "audit-heads")
     return {
         str(path.relative_to(installation.data_dir)): path.read_bytes()
         for path in installation.data_dir.rglob("*")
-        if path.is_file() and not path.name.startswith(("acmeca.db", "acmeca.lock"))
+        if path.is_file() and not path.name.startswith(kept) and path.suffix != ".journal"
     }
 
 

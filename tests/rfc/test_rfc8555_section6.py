@@ -1,13 +1,16 @@
 """RFC 8555 §6, "Message Transport": the MUSTs that the request envelope keeps. What HTTP shows is asked in tests/web."""
 
 import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from acmeca.acme import jws
 from acmeca.acme.jwk import parse_jwk
-from acmeca.acme.nonces import Nonces
 from acmeca.acme.problem import Problem, ProblemType
+from acmeca.storage.nonce_file import FileNonces
 from tests.support.jose import decode, encode, new_key, shared_key, sign
 
 URL = "https://example.com/acme/new-order"
@@ -15,6 +18,21 @@ KID = "https://example.com/acme/acct/evOfKhNU60wg"
 KEY = shared_key("P-256")
 ACCOUNT_KEY = parse_jwk(KEY.jwk)
 NONCE = "5XJ1L3lEkMG7tR6pA00clA"
+
+
+@pytest.fixture
+def nonces(tmp_path: Path) -> Iterator[FileNonces]:
+    nonces = FileNonces.open(tmp_path / "nonces", entropy=os.urandom)
+    yield nonces
+    nonces.close()
+
+
+@pytest.fixture
+def other_nonces(tmp_path: Path) -> Iterator[FileNonces]:
+    """Those of another server, whose key is another."""
+    nonces = FileNonces.open(tmp_path / "others", entropy=os.urandom)
+    yield nonces
+    nonces.close()
 
 
 def verified(body: bytes) -> jws.VerifiedSignature:
@@ -172,22 +190,21 @@ class TestSection65:
         problem = refused(sign(KEY, url=URL, nonce=None, kid=KID))
         assert (problem.type, problem.status) == (ProblemType.BAD_NONCE, 400)
 
-    def test_once(self) -> None:
+    async def test_once(self, nonces: FileNonces) -> None:
         """§6.5: "Once a nonce value has appeared in an ACME request, the server MUST consider it invalid"."""
-        nonces = Nonces(bytes(16))
-        body = sign(KEY, url=URL, nonce=nonces.mint(), kid=KID)
-        assert nonces.redeem(verified(body).nonce)
-        assert not nonces.redeem(verified(body).nonce)
+        body = sign(KEY, url=URL, nonce=await nonces.mint(), kid=KID)
+        assert await nonces.redeem(verified(body).nonce)
+        assert not await nonces.redeem(verified(body).nonce)
 
-    def test_ours(self) -> None:
+    async def test_ours(self, nonces: FileNonces, other_nonces: FileNonces) -> None:
         """§6.5: "a value that the server previously provided in a Replay-Nonce header field"."""
-        nonces = Nonces(bytes(16))
-        assert not nonces.redeem("oFvnlFP1wIhRlYS2jTaXbA")
-        assert not nonces.redeem(Nonces(bytes(15) + b"\1").mint())
+        await nonces.mint()
+        assert not await nonces.redeem("oFvnlFP1wIhRlYS2jTaXbA")
+        assert not await nonces.redeem(await other_nonces.mint())
 
-    def test_replay_nonce_is_base64url(self) -> None:
+    async def test_replay_nonce_is_base64url(self, nonces: FileNonces) -> None:
         """§6.5.1: "an octet string encoded according to the base64url encoding"; Replay-Nonce = 1*base64url."""
-        nonce = Nonces(bytes(16)).mint()
+        nonce = await nonces.mint()
         assert encode(decode(nonce)) == nonce
 
     @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Accounts: one for a key whatever races, what is remembered of them, and what a change does at once."""
+"""Accounts: one for a key whatever races, what is kept of them, and what a change does at once."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,8 +7,8 @@ import pytest
 
 from acmeca.service import accounts
 from acmeca.storage.accounts import Accounts
-from acmeca.storage.errors import StorageError
 from tests.support.acme_client import AcmeClient, certificate_key
+from tests.support.databases import open_database
 from tests.support.jose import new_key
 from tests.support.server import RunningCa, ca_site, running_ca
 
@@ -63,27 +63,35 @@ async def test_orders_race_with_the_deactivation(ca: RunningCa) -> None:
     assert open_ == 0
 
 
-async def test_an_account_is_remembered(ca: RunningCa, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The key of an account is parsed once, not for each of its requests."""
+async def test_a_key_is_parsed_once(ca: RunningCa) -> None:
+    """Of an account only the parsed key is kept; parsing it costs more than the rest of the look."""
+    client = await ca.client()
+    for _ in range(5):
+        (await client.post(client.account_url)).ok()
+    found = ca.services.accounts._load_key.cache_info()
+    assert (found.misses, found.hits) == (1, 4)
+
+
+async def test_the_keys_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "_KEPT_KEYS", 3)
+    async with running_ca() as ca:
+        clients = [await ca.client() for _ in range(6)]
+        for client in (*clients, *clients):
+            (await client.post(client.account_url)).ok()
+        assert ca.services.accounts._load_key.cache_info().currsize == 3
+
+
+async def test_what_another_process_changed_holds_in_the_next_request(ca: RunningCa) -> None:
+    """RULES §2: a deactivated account "is refused everywhere", whoever deactivated it."""
     client = await ca.client()
     (await client.post(client.account_url)).ok()
-
-    async def fail(*_: object) -> None:
-        raise StorageError("the account was read again")
-
-    monkeypatch.setattr(Accounts, "by_id", fail)
-    (await client.post(client.account_url)).ok()
+    async with open_database(ca.config.database_path) as database:
+        other = Accounts(database, writer="another")
+        await other.deactivate(client.kid.rpartition("/")[2], at=ca.clock())
+    (await client.post(client.account_url)).refused("unauthorized", 401)
 
 
-async def test_what_is_remembered_is_bounded(ca: RunningCa, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "_REMEMBERED", 3)
-    clients = [await ca.client() for _ in range(6)]
-    for client in (*clients, *clients):
-        (await client.post(client.account_url)).ok()
-    assert len(ca.services.accounts._remembered) == 3
-
-
-async def test_what_is_remembered_follows_the_change(ca: RunningCa) -> None:
+async def test_a_change_holds_in_the_next_request(ca: RunningCa) -> None:
     """RULES §2: a deactivated account "is refused everywhere", in the next request."""
     client = await ca.client()
     (await client.post(client.account_url)).ok()
@@ -93,7 +101,7 @@ async def test_what_is_remembered_follows_the_change(ca: RunningCa) -> None:
     (await client.post(client.account_url)).refused("unauthorized", 401)
 
 
-async def test_a_key_is_blocked_for_accounts_that_are_remembered(ca: RunningCa) -> None:
+async def test_a_key_that_was_blocked_is_refused_in_the_next_request(ca: RunningCa) -> None:
     client = await ca.client()
     issued = await client.issue("a.localhost")
     owner: AcmeClient = await ca.client()

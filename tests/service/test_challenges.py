@@ -200,4 +200,4 @@ async def test_one_validation_however_it_is_begun(monkeypatch: pytest.MonkeyPatc
 async def test_own_listeners_are_never_asked(ca: RunningCa) -> None:
     """RULES §3: never "our own listeners": a redirect to them is not followed either."""
     endpoints = ca.opened.endpoints()
-    assert {port for _, port in endpoints} == {ca.acme_port, ca.status_port}
+    assert {port for _, port in endpoints} == {ca.acme_port, ca.status_port, ca.config.server.admin_listen.port}

@@ -38,7 +38,7 @@ async def test_files() -> None:
         await site.init()
         async with site.running() as ca:
             keys = [*ca.data_dir.glob("root/*"), *ca.data_dir.glob("keys/*"), ca.data_dir / "listener.pem"]
-            assert len(keys) == 4
+            assert len(keys) == 5  # root, issuer, responder, listener, audit
             assert {stat.S_IMODE(path.stat().st_mode) for path in keys} == {0o600}
             folders = [ca.data_dir, ca.data_dir / "root", ca.data_dir / "keys"]
             assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}

@@ -25,7 +25,16 @@ async def site() -> AsyncIterator[Site]:
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Duties that come round every few milliseconds."""
-    for name in ("_SWEEP_SECONDS", "_EXPIRY_SECONDS", "_RENEWAL_SECONDS", "_CRL_PAUSE_SECONDS", "_CRL_RETRY_SECONDS"):
+    for name in (
+        "BEAT",
+        "_FOLLOW_SECONDS",
+        "_SWEEP_SECONDS",
+        "_EXPIRY_SECONDS",
+        "_RENEWAL_SECONDS",
+        "_CRL_PAUSE_SECONDS",
+        "_CRL_RETRY_SECONDS",
+        "_FAILED_SECONDS",
+    ):
         monkeypatch.setattr(jobs, name, 0.01)
     monkeypatch.setattr(jobs, "_CRL_SECONDS", 0.02)
 
@@ -44,6 +53,8 @@ async def test_a_failing_duty_takes_no_other_down(
         duties = (
             (ca.services.status, "seconds_to_next_crl"),
             (ca.services.status, "publish_due_crls"),
+            (ca.store.certificates, "last_revocation"),
+            (ca.opened.jobs._leadership, "campaign"),
             (ca.store.orders, "expire"),
             (ca.opened.jobs._own_certificates, "_refresh_responder"),
             (ca.services.certificates, "finish_unfinished"),
@@ -56,7 +67,7 @@ async def test_a_failing_duty_takes_no_other_down(
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(service, method, fail)
                 caplog.clear()
-                await until(lambda: "failed, tried again later" in caplog.text, what=f"a failure of {method}")
+                await until(lambda: "failed, tried again" in caplog.text, what=f"a failure of {method}")
         # All of them still do their work: an order is closed, a CRL is published.
         order = await client.new_order("a.localhost")
         ca.clock.advance(days=2)
@@ -73,6 +84,29 @@ async def test_a_failing_duty_takes_no_other_down(
             return issued.serial in entries(await party.crl())
 
         await until(is_listed, what="the entry in the CRL")
+
+
+async def test_a_duty_that_goes_on_failing_is_told_of_once(
+    site: Site, fast: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that is full for a night fills no log: one traceback at the first failure, one line when it is over."""
+    async with site.running() as ca:
+        failures = 0
+
+        async def fail() -> int:
+            nonlocal failures
+            failures += 1
+            raise StorageError("the disk is full")
+
+        caplog.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ca.store.certificates, "last_revocation", fail)
+            await until(lambda: failures >= 5, what="five failures")
+            told = [record for record in caplog.records if record.getMessage().startswith("following: ")]
+            assert [(record.levelname, record.exc_info is not None) for record in told] == [("ERROR", True)]
+        caplog.clear()
+        await until(lambda: "following: done at last" in caplog.text, what="the end of the failures")
+        assert caplog.text.count("following: ") == 1
 
 
 async def test_the_sweep_finishes_what_failed(site: Site, fast: None) -> None:

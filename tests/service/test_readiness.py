@@ -1,9 +1,13 @@
-"""Readiness fails while there is still time to do something (RULES §5), and tells what."""
+"""Readiness fails while there is still time to do something (RULES §5), and tells what. Each probe is in test_probes.py."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
+from acmeca.service.probes import FaultKind
+from acmeca.storage.errors import StorageError
 from tests.support.acme_client import Answer
 from tests.support.server import RunningCa, running_ca
 
@@ -89,3 +93,60 @@ async def test_it_changes_nothing(ca: RunningCa) -> None:
         assert (await asked(ca)).status == 503
     assert await ca.counts() == before
     assert len(ca.site.issuer_key.signed) == signed
+
+
+class TestWhatItStandsOn:
+    """The probes are asked, and what they find is told."""
+
+    @pytest.fixture(autouse=True)
+    def _patient(self, ca: RunningCa) -> None:
+        ca.services.readiness.moment = 10.0  # of what does not hang, on a busy machine
+
+    async def test_a_database_that_keeps_nothing(self, ca: RunningCa, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def fail(_: object) -> None:
+            raise StorageError("the disk is full")
+
+        monkeypatch.setattr(ca.store.database, "write", fail)
+        (fault,) = await ca.services.readiness.faults()
+        assert fault.startswith("database: it keeps no writes (the disk is full), since ")
+        assert (await asked(ca)).status == 503
+        monkeypatch.undo()
+        ca.clock.advance(seconds=5)
+        assert await ca.services.readiness.faults() == []
+
+    async def test_a_key_that_does_not_sign(self, ca: RunningCa) -> None:
+        ca.site.issuer_key.broken = RuntimeError("CKR_DEVICE_REMOVED")
+        (fault,) = await ca.services.readiness.found()
+        assert fault.kind is FaultKind.KEY
+        assert fault.text.startswith(f"key of {ca.issuer.id}: it cannot sign (RuntimeError), since ")
+
+    async def test_a_clock_that_leapt(self, ca: RunningCa) -> None:
+        ca.clock.leap(minutes=10)
+        (fault,) = await ca.services.readiness.faults()
+        assert fault.startswith("clock: it leapt 600 s ahead, at ")
+
+    async def test_a_clock_before_the_audit(self, ca: RunningCa) -> None:
+        """Here it leapt while the server was down."""
+        ca.clock.advance(seconds=-30)
+        faults = await ca.services.readiness.faults()
+        assert [fault for fault in faults if "it stands 30 s before the newest audit record" in fault]
+
+
+async def test_a_disk_that_hangs_does_not_hang_the_answer(ca: RunningCa, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rule 3: it waits for a moment, tells what it knows, and asks once however often it is asked."""
+    begun = 0
+
+    async def hang(_: object) -> None:
+        nonlocal begun
+        begun += 1
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ca.store.database, "write", hang)
+    for _ in range(20):
+        await ca.services.readiness.faults()
+    ca.clock.advance(seconds=3)
+    started = time.perf_counter()
+    (fault,) = await ca.services.readiness.faults()
+    assert time.perf_counter() - started < 1  # 30 ms, on a machine that does nothing else
+    assert fault.startswith("database: a write has not ended, since ")
+    assert begun == 1

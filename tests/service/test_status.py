@@ -407,6 +407,12 @@ class TestCrls:
         await ca.services.status.publish_due_crls()
         assert crl_number(await party.crl()) > first
 
+    async def test_the_first_one_is_due_at_once(self, quiet: RunningCa) -> None:
+        """A worker that starts while another one makes it finds none, which is no failure."""
+        await quiet.execute("DELETE FROM crls")
+        quiet.services.status._crls.clear()
+        assert await quiet.services.status.seconds_to_next_crl() == 0
+
     async def test_one_crl_for_revocations_in_quick_succession(
         self, ca: RunningCa, client: AcmeClient, party: StatusClient
     ) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -18,18 +17,11 @@ from tests.support.stored import (
     issued_certificate,
     kept_account,
     kept_order,
-    open_store,
     ready_order,
     rows,
 )
 
 SPKI = bytes(32)  # the digest of a key that no certificate has
-
-
-@pytest.fixture
-async def store() -> AsyncIterator[Store]:
-    async with open_store() as store:
-        yield store
 
 
 async def test_kept_as_it_was_given(store: Store) -> None:

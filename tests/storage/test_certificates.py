@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -30,19 +29,12 @@ from tests.support.stored import (
     change,
     issued_certificate,
     kept_account,
-    open_store,
     ready_order,
     rows,
 )
 
 PROBLEM = Problem(ProblemType.SERVER_INTERNAL, "order again")
 TABLES = ("orders", "certificates", "certificate_names", "blocked_keys", "audit")
-
-
-@pytest.fixture
-async def store() -> AsyncIterator[Store]:
-    async with open_store() as store:
-        yield store
 
 
 async def everything(store: Store) -> list[list[tuple[object, ...]]]:
@@ -55,7 +47,7 @@ async def recorded(store: Store, **changes: object) -> tuple[Account, Order, Cer
     made, _ = await ready_order(store, owner)
     kept = certificate(owner, made, **changes)
     await store.certificates.record(kept, thumbprint="certificate key", at=NOW)
-    return owner, made, kept
+    return owner, made, dataclasses.replace(kept, recorded_by=store.writer.instance)
 
 
 async def order_status(store: Store, order_id: str) -> str:

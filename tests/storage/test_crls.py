@@ -1,7 +1,6 @@
 """CRLs in the store: numbers, contents, publication (RULES §5)."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -15,12 +14,6 @@ from acmeca.storage.store import Store
 from tests.support.stored import NOW, issued_certificate, open_store, rows
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-async def store() -> AsyncIterator[Store]:
-    async with open_store() as store:
-        yield store
 
 
 async def begin(store: Store, at: datetime) -> CrlDraft:

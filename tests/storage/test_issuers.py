@@ -1,19 +1,11 @@
 """The table `issuers`: a hierarchy is there whole or not at all."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from acmeca.storage import audit
 from acmeca.storage.errors import NotUniqueError, StorageError
 from acmeca.storage.store import Store
-from tests.support.stored import NOW, open_store, root_crl, rows, stored_issuer, stored_root
-
-
-@pytest.fixture
-async def store() -> AsyncIterator[Store]:
-    async with open_store() as store:
-        yield store
+from tests.support.stored import NOW, root_crl, rows, stored_issuer, stored_root
 
 
 async def test_kept_as_they_were_given(store: Store) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -21,7 +20,6 @@ from tests.support.stored import (
     change,
     kept_account,
     kept_order,
-    open_store,
     order,
     ready_order,
     rows,
@@ -30,12 +28,6 @@ from tests.support.stored import (
 HTTP_01 = ChallengeType.HTTP_01
 PROBLEM = Problem(ProblemType.CONNECTION, "nobody listens")
 TABLES = ("orders", "authorizations", "order_authorizations", "validation_jobs", "audit")
-
-
-@pytest.fixture
-async def store() -> AsyncIterator[Store]:
-    async with open_store() as store:
-        yield store
 
 
 async def everything(store: Store) -> list[list[tuple[object, ...]]]:

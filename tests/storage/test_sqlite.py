@@ -1,6 +1,7 @@
 """The SQLite driver keeps what `storage/database.py` promises: durability, isolation of bodies, bounds, plain refusals."""
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import json
@@ -552,6 +553,25 @@ class TestTrouble:
         await database.write(note("later"))
         assert await names(database) == ["later"]
 
+    @pytest.mark.parametrize("many", [1, 2])
+    async def test_no_value_is_told_when_sqlite_rolls_back_by_itself(self, database: SqliteDatabase, many: int) -> None:
+        """`storage/errors.py`, rule 2; for a body alone and for one among others."""
+
+        async def destroy(tx: Transaction) -> str:
+            await tx.execute(INSERT, "a", "text")
+            with contextlib.suppress(NotUniqueError):
+                await tx.execute("INSERT OR ROLLBACK INTO notes (id, body) VALUES ('a', 'x')")
+            raise LookupError("a secret value")
+
+        results = await asyncio.gather(
+            database.write(destroy),
+            *(database.write(note(f"n{number}")) for number in range(1, many)),
+            return_exceptions=True,
+        )
+        assert [type(result) for result in results] == [StorageError] * many
+        assert not any("secret" in str(result) for result in results)
+        assert await names(database) == []
+
     async def test_a_commit_that_fails_is_told_to_every_caller_and_holds_nothing(self, path: Path) -> None:
         """A deferred check, which our own schema never has, makes COMMIT fail and leaves SQLite in the transaction."""
         script = "CREATE TABLE later (id TEXT REFERENCES notes (id) DEFERRABLE INITIALLY DEFERRED);"
@@ -587,7 +607,7 @@ class TestTrouble:
         await gate.reached()
         waiting = asyncio.create_task(database.write(note("waiting")))
         await asyncio.sleep(0)
-        database._writer._task.cancel()
+        database._queue._task.cancel()
         results = await asyncio.gather(running, waiting, return_exceptions=True)
         assert [type(result) for result in results] == [StorageError, StorageError]
         assert "may have been kept" in str(results[0])
@@ -639,7 +659,7 @@ class TestClose:
         tasks += [asyncio.create_task(database.write(note(f"n{number}"))) for number in range(3)]
         await asyncio.sleep(0)
         closing = asyncio.create_task(database.close())
-        while not database._writer._closing:  # noqa: ASYNC110  (nobody sets an event for it)
+        while not database._queue._closing:  # noqa: ASYNC110  (nobody sets an event for it)
             await asyncio.sleep(0)
         gate.open()
         results = await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,7 +1,8 @@
 """A server that dies at a named point, and the journal of everything that its issuer's key was asked to sign.
 
 Rule 1: the product has no hooks for this. What is watched is what `acmeca.app` takes as a parameter (the clock, the opening of
-keys) and what it is built from: the database's commits, and the one call that puts a file in its place.
+keys) and what it is built from: the database's commits, the journal and its sync, blocks of nonces, turns, and the one call that
+puts a file in its place.
 Rule 2: the journal is synced before the key is used, so a signature that is in no journal does not exist.
 Rule 3: a server is a process of its own, forked from one that has everything imported; it is ended by SIGKILL to its PID.
 """
@@ -14,7 +15,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,15 +29,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from acmeca import app
+from acmeca.acme.nonces import SpentWindow
 from acmeca.config import Config, load_config
 from acmeca.keystore import pem
 from acmeca.pki.signing import PrivateKey
-from acmeca.service import jobs
+from acmeca.service import jobs, own_certificates
 from acmeca.service.ambient import Ambient
-from acmeca.storage.database import Row, Transaction, Value
+from acmeca.service.probes import PROOF
+from acmeca.storage import nonce_file, writers
+from acmeca.storage.database import Entry, Row, Transaction, Value
+from acmeca.storage.errors import FencedError
+from acmeca.storage.lock import FileTurn
+from acmeca.storage.nonce_file import FileNonces
+from acmeca.storage.postgres import PostgresDatabase
 from acmeca.storage.sqlite import SqliteDatabase
+from acmeca.storage.writers import CommitSeal
 from acmeca.web.connection import Patience
 from acmeca.web.listener import Listener
+from acmeca.workers.seat import Seat
 
 T = TypeVar("T")
 
@@ -51,8 +61,10 @@ FULL_DISK: Final = (
 class Plan:
     """What a server is started for. `clock` is added to the machine's.
 
-    `at` names a point (see `Points`), `happen` what happens there after it was passed `skip` times: "kill", "full" (no file
-    may grow any more) or "fail" (the caller gets an exception, as from a token that was pulled).
+    `at` names a point (see `Points`), `happen` what happens there after it was passed `skip` times: "kill", "stop" (the process
+    stands still until SIGCONT), "full" (no file may grow any more) or "fail" (the caller gets an exception, as from a token that
+    was pulled). `gone_after` and `beat` are in seconds, as in `storage/writers.py`; `seat` makes it one of several processes on
+    one data directory. With SIGUSR1 its clock leaps by `leap`, with SIGUSR2 back.
     """
 
     config_path: Path
@@ -64,8 +76,13 @@ class Plan:
     skip: int = 0
     times: int = 1
     clock: timedelta = timedelta()
+    leap: timedelta = timedelta()
     sweep_seconds: float = 0.3
+    renewal_seconds: float = 60.0
     shutdown_seconds: float = 10.0
+    gone_after: float = writers.GONE_AFTER
+    beat: float = writers.BEAT
+    seat: int | None = None
 
 
 class TokenLostError(Exception):
@@ -80,7 +97,10 @@ class Points:
     """The points that a server passes, and what happens at one of them.
 
     "before commit of NOUN" and "after commit of NOUN" (see `_NOUNS`), "before signature of certificate" or "… crl" and
-    "after …", "before replacing DIRECTORY" and "after replacing DIRECTORY" of a file in that directory.
+    "after …", "before replacing DIRECTORY" and "after replacing DIRECTORY" of a file in that directory; "before journalling KIND"
+    (nothing is written yet), "before sync of KIND" (written), "after sync of KIND" (synced, and not committed) of a kind of entry
+    in the journal; "before nonce block", "in nonce block" (cleared, and not allotted), "after nonce block"; "before turn" and
+    "after turn" of a process that waits for others to renew its own certificates.
     """
 
     plan: Plan
@@ -99,6 +119,8 @@ class Points:
         match self.plan.happen:
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
             case "full":
                 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_DISK, hard))
@@ -118,6 +140,10 @@ _NOUNS: Final = {
     "UPDATE certificates SET revoked_at": "revocation",
     "INSERT INTO crls": "crl begun",
     "UPDATE crls SET der": "crl published",
+    "INSERT INTO leases": "lease",
+    "UPDATE leases SET instance = $1": "lease",
+    "INSERT INTO writers": "claim",
+    "UPDATE writers SET ended = 1": "release",
 }
 
 
@@ -140,9 +166,12 @@ class _WatchedTransaction:
             self._nouns.append(noun)
         return await self._transaction.execute(sql, *args)
 
+    def journal(self, entry: Entry) -> None:
+        self._transaction.journal(entry)
 
-def _watched_database(points: Points) -> type[SqliteDatabase]:
-    class WatchedDatabase(SqliteDatabase):
+
+def _watch_database(points: Points, base: Any) -> Any:
+    class WatchedDatabase(base):  # type: ignore[misc]  # SqliteDatabase or PostgresDatabase
         async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
             nouns: list[str] = []
 
@@ -152,12 +181,61 @@ def _watched_database(points: Points) -> type[SqliteDatabase]:
                     points.passed(f"before commit of {noun}")
                 return result
 
-            result = await super().write(watched)
+            result: T = await super().write(watched)
             for noun in nouns:
                 points.passed(f"after commit of {noun}")
             return result
 
     return WatchedDatabase
+
+
+def _watch_journal(points: Points) -> None:
+    """Between the bodies of a commit and its COMMIT."""
+    kinds: list[str] = []
+    sync = os.fdatasync
+
+    class WatchedSeal(CommitSeal):
+        def append(self, number: int, entries: Sequence[Entry]) -> None:
+            kinds[:] = dict.fromkeys(entry.kind for entry in entries)
+            for kind in kinds:
+                points.passed(f"before journalling {kind}")
+            super().append(number, entries)
+
+    def watched_sync(file: int) -> None:  # acmeca calls it for its journal alone, SQLite does not go through Python
+        for kind in kinds:
+            points.passed(f"before sync of {kind}")
+        sync(file)
+        for kind in kinds:
+            points.passed(f"after sync of {kind}")
+
+    app.CommitSeal = WatchedSeal  # type: ignore[attr-defined]  # as in `_watch_files`
+    os.fdatasync = watched_sync
+
+
+def _watch_nonces(points: Points) -> None:
+    class WatchedNonces(FileNonces):
+        def _take_block(self) -> None:
+            points.passed("before nonce block")
+            super()._take_block()
+            points.passed("after nonce block")
+
+    class WatchedWindow(SpentWindow):
+        def admit(self, first: int, count: int) -> None:
+            super().admit(first, count)
+            points.passed("in nonce block")
+
+    app.FileNonces = WatchedNonces  # type: ignore[attr-defined]  # as in `_watch_files`
+    nonce_file.SpentWindow = WatchedWindow  # type: ignore[attr-defined]  # as in `_watch_files`
+
+
+def _watch_turns(points: Points) -> None:
+    class WatchedTurn(FileTurn):
+        async def __aenter__(self) -> None:
+            points.passed("before turn")
+            await super().__aenter__()
+            points.passed("after turn")
+
+    own_certificates.FileTurn = WatchedTurn  # type: ignore[attr-defined]  # as in `_watch_files`
 
 
 class JournalledKey(ec.EllipticCurvePrivateKey):
@@ -171,6 +249,8 @@ class JournalledKey(ec.EllipticCurvePrivateKey):
     def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
         assert not isinstance(signature_algorithm.algorithm, Prehashed)
         tbs = bytes(data)
+        if tbs == PROOF:  # readiness asks
+            return self._key.sign(tbs, signature_algorithm)
         noun = noun_of(tbs)
         self._points.passed(f"before signature of {noun}")
         if self._journal is not None:
@@ -238,12 +318,27 @@ def _serve_process(plan: Plan, ready: Connection) -> None:
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     points = Points(plan)
     _watch_files(points)
-    app.SqliteDatabase = _watched_database(points)  # type: ignore[attr-defined]  # as above
+    _watch_journal(points)
+    _watch_nonces(points)
+    _watch_turns(points)
+    app.stores.SqliteDatabase = _watch_database(points, SqliteDatabase)  # type: ignore[attr-defined]  # as above
+    app.stores.PostgresDatabase = _watch_database(points, PostgresDatabase)  # type: ignore[attr-defined]  # as above
+    writers.GONE_AFTER = plan.gone_after  # type: ignore[misc]  # as above
+    jobs._RENEWAL_SECONDS = plan.renewal_seconds  # type: ignore[misc]  # as above
+    jobs.BEAT = plan.beat  # type: ignore[attr-defined]  # as above
     jobs._SWEEP_SECONDS = plan.sweep_seconds  # type: ignore[misc]  # a dead process's work is taken up at once
     patience = Patience(stopping=plan.shutdown_seconds)
     (Listener.__init__.__kwdefaults__ or {})["patience"] = patience  # as above
     config = load_config(plan.config_path, {})
-    ambient = Ambient(clock=lambda: datetime.now(UTC) + plan.clock, entropy=os.urandom)
+    offset = plan.clock
+
+    def leap(number: int, _frame: object) -> None:
+        nonlocal offset
+        offset += plan.leap if number == signal.SIGUSR1 else -plan.leap
+
+    ambient = Ambient(clock=lambda: datetime.now(UTC) + offset, entropy=os.urandom)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, leap)
     try:
         if plan.verb == "init":
             asyncio.run(app.init(config, actor="system", ambient=ambient))
@@ -266,9 +361,18 @@ async def _serve(config: Config, plan: Plan, points: Points, ambient: Ambient, r
 
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with app.opened(config, ambient=ambient, open_key=open_key) as ca, app.serving(ca):
+    seat = None if plan.seat is None else _seat(plan.seat)
+    async with app.opened(config, ambient=ambient, open_key=open_key, seat=seat) as ca, app.serving(ca):
         ready.send("ready")
-        await stop.wait()
+        asked, fenced = asyncio.create_task(stop.wait()), asyncio.create_task(ca.jobs.fenced.wait())
+        await asyncio.wait((asked, fenced), return_when=asyncio.FIRST_COMPLETED)
+        if fenced.done():
+            raise FencedError("another process writes in the place of this one")
+
+
+def _seat(place: int) -> Seat:
+    """One of several processes on a data directory, each with listeners of its own."""
+    return Seat(slot=place, of=1, place=place, lifeline=-1, lock=-1, sockets={})
 
 
 # --- outside ------------------------------------------------------------------------------------------------------
@@ -315,6 +419,9 @@ class CrashServer:
     def kill(self) -> int:
         self._process.kill()
         return self.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
     def terminate(self) -> int:
         self._process.terminate()

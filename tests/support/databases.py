@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from acmeca.audit import SYSTEM, ServerStarted
 from acmeca.storage.audit import append
@@ -42,10 +42,10 @@ NOTES: Final = (
 
 @contextlib.asynccontextmanager
 async def open_database(
-    path: Path, *, steps: Sequence[Step] | None = None, busy_timeout: float = 5.0, queue_limit: int = 2000
+    path: Path, *, steps: Sequence[Step] | None = None, **options: Any
 ) -> AsyncIterator[SqliteDatabase]:
     """A database that is closed at the end; the program's own schema unless `steps` are given."""
-    database = await SqliteDatabase.open(path, steps=steps, busy_timeout=busy_timeout, queue_limit=queue_limit)
+    database = await SqliteDatabase.open(path, steps=steps, **options)
     try:
         yield database
     finally:
@@ -95,6 +95,10 @@ class UnreliableDatabase:
 
     async def scan(self, sql: str, *args: Value) -> list[Row]:
         return await self._database.scan(sql, *args)
+
+    @property
+    def waiting_writes(self) -> int:
+        return self._database.waiting_writes
 
     async def write(self, body: Callable[[Transaction], Awaitable[T]]) -> T:
         if not self._failures:

@@ -4,6 +4,7 @@ Rule 1: it is reached only by what an outsider has: the command line, the URLs, 
 Rule 2: ports are reserved (`processes.reserve_ports`), so that test runs beside each other do not meet.
 """
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -26,6 +27,7 @@ status_url = "http://localhost:{status_port}"
 data_dir = "ca"
 acme_listen = "localhost:{acme_port}"
 status_listen = "localhost:{status_port}"
+admin_listen = "localhost:{admin_port}"
 
 [ca]
 organization = "Example"
@@ -48,6 +50,7 @@ class Installation:
     acme_port: int
     status_port: int
     http_port: int  # where http-01 is checked
+    admin_port: int
 
     @property
     def config_path(self) -> Path:
@@ -78,6 +81,10 @@ class Installation:
         return f"http://localhost:{self.status_port}"
 
     @property
+    def admin_url(self) -> str:
+        return f"http://localhost:{self.admin_port}"
+
+    @property
     def directory_url(self) -> str:
         return f"{self.base_url}/acme/directory"
 
@@ -102,18 +109,25 @@ class Installation:
 
 def make_installation(directory: Path, *, more: str = "") -> Installation:
     """Write the configuration; `more` is TOML that is added to it. The CA itself is made by `init` or `serve --init`."""
-    acme_port, status_port, http_port = reserve_ports(3)
+    acme_port, status_port, http_port, admin_port = reserve_ports(4)
     directory.mkdir(parents=True, exist_ok=True)
-    installation = Installation(directory, acme_port, status_port, http_port)
-    text = _CONFIG.format(acme_port=acme_port, status_port=status_port, http_port=http_port)
+    installation = Installation(directory, acme_port, status_port, http_port, admin_port)
+    text = _CONFIG.format(acme_port=acme_port, status_port=status_port, http_port=http_port, admin_port=admin_port)
     installation.config_path.write_text(text + more)
     return installation
 
 
+_MEMORY: Final = Path("/dev/shm")  # a file system in memory, where there is one: commits wait for no disk
+
+
 @contextmanager
-def short_directory() -> Iterator[Path]:
-    """A temporary directory with a short path: a Unix socket's has at most 107 octets, and pytest's own paths are long."""
-    with tempfile.TemporaryDirectory(prefix="acmeca-", ignore_cleanup_errors=True) as directory:
+def short_directory(*, in_memory: bool = False) -> Iterator[Path]:
+    """A temporary directory with a short path: a Unix socket's has at most 107 octets, and pytest's own paths are long.
+
+    `in_memory` where that is possible, for tests that end processes and not the machine.
+    """
+    place = _MEMORY if in_memory and os.access(_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="acmeca-", dir=place, ignore_cleanup_errors=True) as directory:
         yield Path(directory)
 
 

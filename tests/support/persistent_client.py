@@ -102,6 +102,7 @@ class PersistentClient:
         self.seen: Counter[str] = Counter()  # broken connections, problems, answers with 5xx
         self.obtained: list[Obtained] = []
         self.failed_orders: list[Mapping[str, Any]] = []
+        self.spent: list[str] = []  # nonces of requests that were answered with 2xx
 
     async def register(self) -> None:
         """newAccount; a second time it finds the account of the key."""
@@ -186,8 +187,21 @@ class PersistentClient:
         if not self._nonces:
             return None
         nonce = self._nonces.pop()
-        body = jose.sign(self._key, url=url, nonce=nonce, payload=b"" if payload is None else payload, kid=self._kid)
-        return await self._exchange("POST", url, body)
+        answer = await self._exchange("POST", url, self._body(url, nonce, payload))
+        if answer is not None and answer.status < 300:
+            self.spent.append(nonce)
+        return answer
+
+    async def is_refused(self, nonce: str) -> bool:
+        """Whether a request with this nonce is answered with badNonce; repeated until there is an answer below 500."""
+        assert self._kid is not None
+        while True:
+            answer = await self._exchange("POST", self._kid, self._body(self._kid, nonce, None))
+            if answer is not None and answer.status < 500:
+                return answer.status == 400 and self._type(answer) == "badNonce"
+
+    def _body(self, url: str, nonce: str, payload: Mapping[str, object] | None) -> bytes:
+        return jose.sign(self._key, url=url, nonce=nonce, payload=b"" if payload is None else payload, kid=self._kid)
 
     async def _exchange(self, method: str, url: str, body: bytes | None) -> Answer | None:
         """One request; None when the connection broke or was refused."""

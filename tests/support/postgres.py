@@ -42,6 +42,7 @@ fsync = on
 synchronous_commit = on
 wal_level = replica
 max_wal_size = 256MB
+min_wal_size = 8MB
 log_min_messages = warning
 log_line_prefix = '%m %p '
 """
@@ -49,12 +50,16 @@ log_line_prefix = '%m %p '
 _numbers = itertools.count(1)
 
 
+_PROGRAMS: Final = ("initdb", "postgres", "pg_basebackup")
+
+
 def find_programs() -> Path | None:
-    """Where `initdb` and `postgres` are; Debian keeps them off the PATH."""
+    """Where the server's programs are; Debian keeps them off the PATH."""
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
     on_path = shutil.which("initdb")
-    found = [Path(on_path).parent] if on_path else []
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
-    return next((path for path in found if (path / "initdb").exists() and (path / "postgres").exists()), None)
+    if on_path:
+        places.append(Path(on_path).resolve().parent)
+    return next((place for place in places if all((place / program).exists() for program in _PROGRAMS)), None)
 
 
 def require_programs() -> Path:
@@ -76,6 +81,12 @@ def _account() -> dict[str, Any]:
     except KeyError:
         entry = pwd.getpwnam("nobody")
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def _end_with_us() -> list[str]:
+    """What has the kernel end a server whose tests were killed, where there is such a thing."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "QUIT"] if setpriv else []
 
 
 class PostgresServer:
@@ -112,7 +123,18 @@ class PostgresServer:
         self.run(
             "initdb",
             *("--pgdata", str(self.data), "--username", USER, "--pwfile", str(password_file), "--no-sync"),
-            *("--auth-local", "trust", "--auth-host", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8"),
+            *(
+                "--auth-local",
+                "trust",
+                "--auth-host",
+                "scram-sha-256",
+                "--encoding",
+                "UTF8",
+                "--locale",
+                "C.UTF-8",
+                "--wal-segsize",
+                "1",
+            ),
         )
         self.configure(_CONFIGURATION)
         with (self.data / "pg_hba.conf").open("a") as file:
@@ -143,6 +165,7 @@ class PostgresServer:
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *_end_with_us(),
                     str(require_programs() / "postgres"),
                     *("-D", str(self.data), "-k", str(self.directory), "-p", str(self.port)),
                 ],
@@ -178,10 +201,17 @@ class PostgresServer:
                 process.wait(timeout=30)
 
 
+def _place() -> Path | None:
+    """Memory where there is plenty: nothing here cuts the power, and a disk that others use makes the tests slow."""
+    memory = Path("/dev/shm")
+    is_roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 30
+    return memory if is_roomy else None
+
+
 @contextlib.contextmanager
 def make_directory() -> Iterator[Path]:
     """A short path (a socket's name has 107 bytes) that the server's user owns."""
-    with tempfile.TemporaryDirectory(prefix="acmeca-pg-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="acmeca-pg-", dir=_place(), ignore_cleanup_errors=True) as name:
         account = _account()
         if account:
             os.chown(name, account["user"], account["group"])
@@ -204,6 +234,27 @@ def make_server(settings: str = "") -> Iterator[PostgresServer]:
             server.stop()
 
 
+@contextlib.contextmanager
+def make_standby(primary: PostgresServer) -> Iterator[PostgresServer]:
+    """A server that follows another one and calls itself `standby`, started."""
+    with make_directory() as directory:
+        server = PostgresServer(directory, reserve_ports(1)[0])
+        primary.run(
+            "pg_basebackup",
+            *("--host", str(primary.directory), "--port", str(primary.port), "--username", USER),
+            *("--pgdata", str(server.data), "--checkpoint", "fast", "--no-sync"),
+        )
+        (server.data / "standby.signal").touch()
+        server.configure(
+            f"primary_conninfo = 'host={primary.directory} port={primary.port} user={USER} application_name=standby'\n"
+        )
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 def _copy(source: str, target: str) -> str:
     return str(shutil.copy(source, target))
 
@@ -216,12 +267,21 @@ def _give_away(data: Path) -> None:
             os.chown(path, account["user"], account["group"])
 
 
+_held: Final = contextlib.ExitStack()  # what lives as long as this process
+
+
+def end_shared() -> None:
+    """End the shared server and remove its files; called when pytest ends, for a worker of xdist may not live much longer."""
+    _held.close()
+    _pristine.cache_clear()
+    shared_server.cache_clear()
+    _free.clear()
+
+
 @functools.cache
 def _pristine() -> Path:
     """The data directory of a server that was never started: making one takes two seconds, copying it a tenth."""
-    stack = contextlib.ExitStack()
-    atexit.register(stack.close)
-    server = PostgresServer(stack.enter_context(make_directory()), 5432)
+    server = PostgresServer(_held.enter_context(make_directory()), 5432)
     server.initialize()
     return server.data
 
@@ -229,14 +289,14 @@ def _pristine() -> Path:
 @functools.cache
 def shared_server() -> PostgresServer:
     """The server of this process, ended with it."""
-    stack = contextlib.ExitStack()
-    atexit.register(stack.close)
-    return stack.enter_context(make_server())
+    server = _held.enter_context(make_server())
+    atexit.register(end_shared)  # after everything that is needed for it was registered, so before that goes
+    return server
 
 
 # --- its databases ------------------------------------------------------------------------------------------------
 
-_templates: dict[tuple[Step, ...] | None, str] = {}
+_free: dict[tuple[Step, ...] | None, list[str]] = {}  # databases of the shared server that nobody uses, by their steps
 
 
 async def administer(server: PostgresServer, *statements: str, database: str = "postgres") -> Any:
@@ -250,48 +310,62 @@ async def administer(server: PostgresServer, *statements: str, database: str = "
         await connection.close()
 
 
-async def make_database(server: PostgresServer, *, steps: Sequence[Step] | None = None) -> str:
-    """The name of a new database that has taken `steps`, the program's own unless given."""
+async def make_database(server: PostgresServer) -> str:
+    """The name of a new, empty database."""
     name = f"test_{next(_numbers)}"
-    if server is not shared_server():
-        await administer(server, f"CREATE DATABASE {name}")
-        return name
-    key = None if steps is None else tuple(steps)
-    if key not in _templates:
-        template = f"template_{next(_numbers)}"
-        await administer(server, f"CREATE DATABASE {template}")
-        database = await PostgresDatabase.open(server.url(template), steps=steps)
-        await database.close()
-        await _wait_until_free(server, template)
-        _templates[key] = template
-    await administer(server, f"CREATE DATABASE {name} TEMPLATE {_templates[key]}")
+    await administer(server, f"CREATE DATABASE {name}")
     return name
 
 
-async def _wait_until_free(server: PostgresServer, database: str) -> None:
-    """A template must have no connection, and a backend ends a moment after its client."""
-    while await administer(server, f"SELECT COUNT(*) FROM pg_stat_activity WHERE datname = '{database}'"):
-        await asyncio.sleep(0.01)
+@contextlib.asynccontextmanager
+async def lend_database(*, steps: Sequence[Step] | None = None) -> AsyncIterator[str]:
+    """A database of the shared server without a row, for one test; it has taken `steps`, the program's own unless given.
+
+    It is swept and lent again: making one takes a tenth of a second and more, for its files have to reach the disk.
+    """
+    require_programs()
+    server = shared_server()
+    free = _free.setdefault(None if steps is None else tuple(steps), [])
+    name = free.pop() if free else await make_database(server)
+    yield name
+    # In this mode no row looks for another one that it refers to.
+    await administer(
+        server,
+        "SET session_replication_role = replica",
+        """
+        DO $$ DECLARE name text; BEGIN
+            FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_version' LOOP
+                EXECUTE format('DELETE FROM %I', name);
+            END LOOP;
+        END $$
+        """,
+        "SELECT 1",
+        database=name,
+    )
+    free.append(name)
+
+
+async def wait_for(server: PostgresServer, question: str) -> None:
+    """Ask the server until it says yes."""
+    async with asyncio.timeout(_START_SECONDS):
+        while not await administer(server, question):  # noqa: ASYNC110  (it tells nobody by itself)
+            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
 async def open_postgres(
     *,
     steps: Sequence[Step] | None = None,
-    server: PostgresServer | None = None,
     seal: Seal | None = None,
     limits: Limits | None = None,
     queue_limit: int = 2000,
 ) -> AsyncIterator[PostgresDatabase]:
-    """A database of its own on the shared server, dropped at the end; the program's own schema unless `steps` are given."""
-    require_programs()
-    server = server or shared_server()
-    name = await make_database(server, steps=steps)
-    database = await PostgresDatabase.open(
-        server.url(name), steps=steps, seal=seal, limits=limits, queue_limit=queue_limit
-    )
-    try:
-        yield database
-    finally:
-        await database.close()
-        await administer(server, f"DROP DATABASE {name} WITH (FORCE)")
+    """A database of the shared server, without a row; the program's own schema unless `steps` are given."""
+    async with lend_database(steps=steps) as name:
+        database = await PostgresDatabase.open(
+            shared_server().url(name), steps=steps, seal=seal, limits=limits, queue_limit=queue_limit
+        )
+        try:
+            yield database
+        finally:
+            await database.close()

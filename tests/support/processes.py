@@ -256,6 +256,11 @@ def run(
     return finished
 
 
+def open_descriptors() -> int:
+    """How many descriptors this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def wait_until(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
     """Look again and again, every hundredth of a second, until the condition holds."""
     deadline = time.monotonic() + seconds

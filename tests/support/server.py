@@ -36,6 +36,7 @@ from acmeca.pki.signing import PrivateKey
 from acmeca.service.ambient import Ambient
 from acmeca.service.challenges import Validator
 from acmeca.service.issuers import SigningIssuer
+from acmeca.service.probes import PROOF
 from acmeca.service.services import Services
 from acmeca.storage.store import Store
 from acmeca.urls import Urls
@@ -54,15 +55,21 @@ _NO_CHECK_TIME: Final = 0x200000
 
 @dataclass
 class Clock:
-    """The time that a CA sees."""
+    """The time that a CA sees, and how long the machine is up."""
 
     moment: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+    uptime: float = 0.0
 
     def __call__(self) -> datetime:
         return self.moment
 
     def advance(self, **duration: float) -> datetime:
-        """Move it by `timedelta(**duration)`, which may be negative; returns the new time."""
+        """Let `timedelta(**duration)` go by, which may be negative; returns the new time."""
+        self.uptime += timedelta(**duration).total_seconds()
+        return self.leap(**duration)
+
+    def leap(self, **duration: float) -> datetime:
+        """Set the clock by `timedelta(**duration)`, in no time; returns the new time."""
         self.moment += timedelta(**duration)
         return self.moment
 
@@ -70,7 +77,7 @@ class Clock:
 class CountingKey(ec.EllipticCurvePrivateKey):
     """An issuer's P-256 key that keeps what it was made to sign, and fails when it is told to.
 
-    `signed` holds the to-be-signed bytes of every signature, in order. While `broken` is an exception, it is raised instead.
+    `signed` holds the to-be-signed bytes of every signature, in order, but not readiness' text. While `broken` is an exception, it is raised instead.
     """
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
@@ -81,7 +88,8 @@ class CountingKey(ec.EllipticCurvePrivateKey):
     def sign(self, data: Any, signature_algorithm: ec.EllipticCurveSignatureAlgorithm) -> bytes:
         if self.broken is not None:
             raise self.broken
-        self.signed.append(bytes(data))
+        if data != PROOF:
+            self.signed.append(bytes(data))
         return self._key.sign(data, signature_algorithm)
 
     @property
@@ -144,7 +152,7 @@ class Site:
 
     @property
     def ambient(self) -> Ambient:
-        return Ambient(clock=self.clock, entropy=self.entropy)
+        return Ambient(clock=self.clock, entropy=self.entropy, uptime=lambda: self.clock.uptime)
 
     async def init(self) -> None:
         """Make root and intermediate."""
@@ -271,6 +279,10 @@ class RunningCa:
     @property
     def status_port(self) -> int:
         return self.config.server.status_listen[1]
+
+    @property
+    def admin_url(self) -> str:
+        return f"http://127.0.0.1:{self.config.server.admin_listen[1]}"
 
     # --- HTTP ---------------------------------------------------------------------------------------------------------
 
@@ -412,7 +424,7 @@ async def ca_site(*, clock: Clock | None = None, **sections: Mapping[str, object
     """
     provisioned: Provisioned = {}
     with contextlib.ExitStack() as stack:
-        acme_port, status_port = stack.enter_context(reserved_port()), stack.enter_context(reserved_port())
+        acme_port, status_port, admin_port = (stack.enter_context(reserved_port()) for _ in range(3))
         data_dir = stack.enter_context(temporary_directory())
         async with http_peer(tokens(provisioned)) as responder:
             base: dict[str, dict[str, object]] = {
@@ -422,6 +434,7 @@ async def ca_site(*, clock: Clock | None = None, **sections: Mapping[str, object
                     "data_dir": data_dir,
                     "acme_listen": f"127.0.0.1:{acme_port}",
                     "status_listen": f"127.0.0.1:{status_port}",
+                    "admin_listen": f"127.0.0.1:{admin_port}",
                 },
                 "ca": {"organization": "Example", "common_name": "Example CA"},
                 "policy": {"allowed_names": ["*.localhost"], "allowed_networks": ["127.0.0.0/8"]},

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,10 +13,13 @@ from acmeca.acme.states import AccountStatus, AuthorizationStatus, ChallengeStat
 from acmeca.pki.issuer import Issuer
 from acmeca.storage.certificates import Certificate
 from acmeca.storage.crls import Crl
+from acmeca.storage.database import Database, Seal
 from acmeca.storage.issuers import IssuerState, StoredIssuer
+from acmeca.storage.schema import Engine, Step
+from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.storage.store import Store
 from acmeca.storage.writers import Writer
-from tests.support.databases import open_database
+from tests.support.postgres import open_postgres
 from tests.support.server import temporary_directory
 from tests.support.status_issuers import shared_issuer
 
@@ -26,13 +29,29 @@ _numbers = itertools.count(1)
 
 
 @contextlib.asynccontextmanager
-async def open_store() -> AsyncIterator[Store]:
-    """A store with one root and one issuer, `root` and `issuer`."""
+async def open_engine(
+    engine: Engine, *, steps: Sequence[Step] | None = None, queue_limit: int = 2000, seal: Seal | None = None
+) -> AsyncIterator[Database]:
+    """An empty database of an engine; the program's own schema unless `steps` are given."""
+    if engine == "postgresql":
+        async with open_postgres(steps=steps, queue_limit=queue_limit, seal=seal) as database:
+            yield database
+        return
     with temporary_directory() as directory:
-        async with open_database(directory / "acmeca.db") as database:
-            store = Store(database, writer=WRITER)
-            await store.issuers.create([stored_root(), stored_issuer()], [root_crl()], actor="admin:test", at=NOW)
-            yield store
+        database = await SqliteDatabase.open(directory / "acmeca.db", steps=steps, queue_limit=queue_limit, seal=seal)
+        try:
+            yield database
+        finally:
+            await database.close()
+
+
+@contextlib.asynccontextmanager
+async def open_store(engine: Engine = "sqlite") -> AsyncIterator[Store]:
+    """A store with one root and one issuer, `root` and `issuer`."""
+    async with open_engine(engine) as database:
+        store = Store(database, writer=WRITER)
+        await store.issuers.create([stored_root(), stored_issuer()], [root_crl()], actor="admin:test", at=NOW)
+        yield store
 
 
 def pki_issuer(id_: str) -> Issuer:
@@ -150,9 +169,11 @@ async def ready_order(
     return kept, tuple(validated)
 
 
-async def issued_certificate(store: Store, **changes: Any) -> Certificate:
-    """A certificate of the server's own, signed."""
-    made = certificate(**changes)
+async def issued_certificate(
+    store: Store, *, owner: Account | None = None, for_order: Order | None = None, **changes: Any
+) -> Certificate:
+    """A signed certificate; the server's own unless it has an owner."""
+    made = certificate(owner, for_order, **changes)
     await store.certificates.record(made, thumbprint=made.id, at=NOW)
     await store.certificates.complete(made, b"signature", sha256="00", at=NOW)
     return made

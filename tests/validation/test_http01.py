@@ -885,7 +885,7 @@ class TestResources:
 
         async with http_peer(GOOD) as peer:
             before = open_sockets()
-            monkeypatch.setattr(asyncio.StreamReader, "read", read)
+            monkeypatch.setattr(asyncio.get_running_loop(), "sock_recv", read)
             with pytest.raises(OSError, match=os.strerror(number)):
                 await validator(peer.port).observe(NAME, TOKEN)
             monkeypatch.undo()

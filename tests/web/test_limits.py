@@ -15,9 +15,9 @@ class TestShares:
     def test_a_reserve_is_left(self, descriptors: int) -> None:
         """Rule 1: the last descriptor is nobody's: a fourteenth of what is shared, and what the process needs itself."""
         limits = ConnectionLimits.from_descriptors(descriptors)
-        left = descriptors - limits.acme - limits.status - limits.control
-        assert left >= min(61, 61 + (descriptors - 64) // 14)
-        assert min(limits.acme, limits.status, limits.control) >= 1
+        left = descriptors - limits.acme - limits.status - limits.control - limits.admin
+        assert left >= min(60, 60 + (descriptors - 64) // 14)
+        assert min(limits.acme, limits.status, limits.control, limits.admin) >= 1
 
     @given(st.integers(min_value=0, max_value=70_000))
     def test_more_descriptors_are_never_fewer_connections(self, descriptors: int) -> None:
@@ -25,16 +25,30 @@ class TestShares:
         assert (less.acme, less.status, less.control) <= (more.acme, more.status, more.control)
         assert less.status <= more.status
         assert less.control <= more.control
+        assert less.admin <= more.admin
 
     def test_figures(self) -> None:
         """The unit's, Linux's default, the test of the finding, and the upper bounds."""
-        assert ConnectionLimits.from_descriptors(16_384) == ConnectionLimits(acme=4_096, status=8_160, control=64)
-        assert ConnectionLimits.from_descriptors(1_024) == ConnectionLimits(acme=320, status=480, control=64)
-        assert ConnectionLimits.from_descriptors(256) == ConnectionLimits(acme=64, status=96, control=16)
-        assert ConnectionLimits.from_descriptors(10**9) == ConnectionLimits(acme=4_096, status=16_384, control=64)
+        assert ConnectionLimits.from_descriptors(16_384) == ConnectionLimits(
+            acme=4_096, status=8_160, control=64, admin=32
+        )
+        assert ConnectionLimits.from_descriptors(1_024) == ConnectionLimits(acme=320, status=480, control=64, admin=9)
+        assert ConnectionLimits.from_descriptors(256) == ConnectionLimits(acme=64, status=96, control=16, admin=1)
+        assert ConnectionLimits.from_descriptors(10**9) == ConnectionLimits(
+            acme=4_096, status=16_384, control=64, admin=32
+        )
+
+    @given(st.integers(min_value=1_024, max_value=2**31), st.integers(min_value=1, max_value=64))
+    def test_workers_share(self, descriptors: int, workers: int) -> None:
+        """All of them together take no more than one process would; the control socket is one worker's."""
+        limits = ConnectionLimits.from_descriptors(descriptors)
+        part = limits.shared_by(workers)
+        assert part.acme * workers <= limits.acme < (part.acme + 1) * workers
+        assert part.status * workers <= limits.status < (part.status + 1) * workers
+        assert part.control == limits.control
 
     def test_next_to_none(self) -> None:
-        assert ConnectionLimits.from_descriptors(3) == ConnectionLimits(acme=1, status=1, control=1)
+        assert ConnectionLimits.from_descriptors(3) == ConnectionLimits(acme=1, status=1, control=1, admin=1)
 
 
 class TestRaise:

@@ -7,7 +7,7 @@ import socket
 import ssl
 import stat
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from acmeca import app
 from acmeca.web import listener
 from acmeca.web.connection import Patience
 from acmeca.web.control import SOCKET_NAME
-from acmeca.web.listener import Listener, ListenerError
+from acmeca.web.listener import Listener, ListenerError, bind_address
 from tests.support.http_peer import has_ipv6_loopback
 from tests.support.server import RunningCa, reserved_port, running_ca, temporary_directory, until
 
@@ -324,7 +324,7 @@ class TestConnections:
 
     async def test_one_listener_leaves_the_others_theirs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whatever is opened on the ACME listener, OCSP and the command line have their share."""
-        monkeypatch.setattr(app, "raise_descriptor_limit", lambda: 160)
+        monkeypatch.setattr(app.listeners, "raise_descriptor_limit", lambda: 160)
         async with running_ca() as ca:
             opened = [await asyncio.open_connection("127.0.0.1", ca.acme_port) for _ in range(60)]
             turned_away = 0
@@ -446,3 +446,43 @@ class TestStop:
                 await served.stop()
             await until(cancelled.is_set, what="the cancellation")
             writer.close()
+
+
+class TestShares:
+    """Sockets for several processes on one address."""
+
+    @pytest.fixture
+    def port(self) -> Iterator[int]:
+        with reserved_port() as port:
+            yield port
+
+    def test_connections_are_spread(self, port: int) -> None:
+        shares = bind_address("127.0.0.1", port, shares=3)
+        try:
+            clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(90)]
+            for (sock,) in shares:
+                accepted = 0
+                while True:
+                    try:
+                        connection, _ = sock.accept()
+                    except BlockingIOError:
+                        break
+                    connection.close()
+                    accepted += 1
+                assert accepted > 9  # a fair coin gives 30; fewer than ten is a matter of a million years
+            for client in clients:
+                client.close()
+        finally:
+            for (sock,) in shares:
+                sock.close()
+
+    def test_nobody_shares_by_accident(self, port: int) -> None:
+        """Neither a single process nor one with shares gets in where the other one listens."""
+        for first, second in ((2, 1), (2, 2), (1, 2)):
+            shares = bind_address("127.0.0.1", port, shares=first)
+            try:
+                with pytest.raises(ListenerError, match="cannot be bound: Address already in use"):
+                    bind_address("127.0.0.1", port, shares=second)
+            finally:
+                for (sock,) in shares:
+                    sock.close()

@@ -14,8 +14,8 @@ from acmeca.web.control import user_name
 _LITTLE: Final = 1 << 30  # bytes free on the data's disk; a year of a busy CA takes some
 _TOO_LITTLE: Final = 100 << 20
 _SECRET_DIRECTORIES: Final = ("keys", "root")
-_PUBLIC: Final = frozenset({"root.pem"})
-_OURS: Final = ("acmeca.", "listener.pem", ".listener.pem", "root.pem", ".root.pem")
+_PUBLIC: Final = frozenset({"root.pem", "audit.pub.pem"})
+_OURS: Final = ("acmeca.", "listener.pem", ".listener.pem", "root.pem", ".root.pem", "audit")
 
 
 def check_config_file(path: Path) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from acmeca.cli.checks.finding import Finding, error, format_span, judge_end, ok, warning
 from acmeca.cli.checks.store import Kept
@@ -15,6 +16,8 @@ from acmeca.errors import AcmecaError
 from acmeca.keystore import pem
 from acmeca.pki.errors import PkiError
 from acmeca.pki.signing import sign_with, split_signed, verify_with
+from acmeca.service.audit_heads import KEY_PATH as AUDIT_KEY
+from acmeca.service.audit_heads import PUBLIC_KEY_FILE
 from acmeca.service.own_certificates import LISTENER_FILE
 from acmeca.storage.crls import Crl
 from acmeca.storage.issuers import IssuerState, StoredIssuer
@@ -97,6 +100,7 @@ def _check_leftovers(config: Config, kept: Kept, known: set[Path]) -> Iterator[F
     """Key files that nothing refers to: what an `init` or a renewal left that was killed."""
     known |= {_root_key_path(config, stored) for stored in kept.issuers if stored.is_root}
     known |= {config.server.data_dir / "keys" / f"{stored.issuer.id}.ocsp.pem" for stored in kept.issuers}
+    known.add(config.server.data_dir / AUDIT_KEY)
     try:
         found = [
             path
@@ -113,6 +117,31 @@ def _check_leftovers(config: Config, kept: Kept, known: set[Path]) -> Iterator[F
             f"{path} belongs to no issuer",
             "If nobody needs it, remove it: an interrupted init leaves such",
         )
+
+
+def check_audit_key(config: Config) -> Iterator[Finding]:
+    """The key that signs the audit's heads, and the file with its public half; a server makes both at its first start."""
+    path, public_path = config.server.data_dir / AUDIT_KEY, config.server.data_dir / PUBLIC_KEY_FILE
+    if not path.exists():
+        if public_path.exists():
+            yield error(
+                "audit key", f"{path} is missing", "Restore it from a backup; else the next start makes another"
+            )
+        return
+    try:
+        key = pem.load_key(path)
+    except AcmecaError as failure:
+        yield error("audit key", str(failure), "Without it no head of the audit is signed; restore it from a backup")
+        return
+    public_pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    if not public_path.exists() or public_path.read_bytes() != public_pem:
+        yield error(
+            "audit key",
+            f"{public_path} is not the public half of {path}",
+            "One of them was replaced: compare with the copy that you keep elsewhere, and run acmeca audit verify with it",
+        )
+        return
+    yield ok("audit key", f"is in {path}; keep a copy of {public_path} elsewhere")
 
 
 def check_own_certificates(config: Config, kept: Kept, now: datetime, *, is_running: bool) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
-from acmeca.cli.checks.finding import Finding, error, format_span, ok, warning
+from acmeca.cli.checks.finding import Finding, Level, error, format_span, ok, warning
 from acmeca.cli.checks.store import Kept
 from acmeca.cli.connection import is_answered
 from acmeca.config import Config
@@ -123,9 +123,12 @@ async def check_listeners(config: Config, kept: Kept, state: ServerState) -> Asy
     if not state.is_locked:
         yield _check_free("server.acme_listen", acme)
         yield _check_free("server.status_listen", status)
+        yield _forgive_default(config, _check_free("server.admin_listen", config.server.admin_listen))
     elif state.answers:
         yield await _check_acme_port(acme, config.server.data_dir / LISTENER_FILE)
         yield await _check_status_port(status, kept)
+        for finding in await _check_admin_port(config, kept):
+            yield finding
 
 
 def _check_free(key: str, address: ListenAddress) -> Finding:
@@ -182,6 +185,35 @@ async def _check_acme_port(address: ListenAddress, credential: Path) -> Finding:
             about, "shows another certificate than ours", "Another server answers there: stop it, or change the port"
         )
     return ok(about, "answers, with our certificate")
+
+
+def _forgive_default(config: Config, finding: Finding) -> Finding:
+    """The server goes on without an admin listener that nobody asked for: that is no error."""
+    if finding.level is not Level.ERROR or config.server.is_admin_listen_asked_for:
+        return finding
+    return warning(finding.about, finding.detail, f"{finding.advice}; until then there are no metrics")
+
+
+async def _check_admin_port(config: Config, kept: Kept) -> list[Finding]:
+    """Our metrics tell of our issuers; and what the running server itself finds wrong."""
+    address = config.server.admin_listen
+    about = f"server.admin_listen {address}"
+    host = _loopback(address)
+    origin = f"http://{f'[{host}]' if ':' in host else host}:{address.port}"
+    async with _session() as session:
+        answer = await _fetch(session, origin + Paths.METRICS)
+        if isinstance(answer, str):
+            silent = error(about, f"does not answer: {answer}", "See the server's log, and server.admin_listen")
+            return [_forgive_default(config, silent)]
+        if not all(f'issuer="{stored.issuer.id}"'.encode() in answer.body for stored in kept.issuers):
+            foreign = error(about, "does not give our metrics", "Another program answers there: choose another port")
+            return [_forgive_default(config, foreign)]
+        ready = await _fetch(session, origin + Paths.HEALTH_READY)
+    faults = [] if isinstance(ready, str) or ready.status == 200 else ready.body.decode(errors="replace").splitlines()
+    return [
+        ok(about, "answers, with our metrics"),
+        *(error("readiness", fault, "See docs/monitoring.md, and the server's log") for fault in faults),
+    ]
 
 
 async def _check_status_port(address: ListenAddress, kept: Kept) -> Finding:

@@ -1,0 +1,498 @@
+"""Replay: what a journal says was done is done again on a database that was restored from an earlier backup.
+
+Rule 1: it only ever makes the CA more careful. Revoked never becomes good, shut stays shut, a blocked key stays blocked, a reason
+is only raised to keyCompromise, a CRL number is never taken twice.
+Rule 2: each entry looks at what is there first, so that whatever is replayed twice, or was in the backup already, changes nothing.
+Rule 3: the audit's records come back as they were, octet by octet, so that each chain is whole and goes on.
+Rule 4: orders and authorizations are not journalled: a client makes new ones. A certificate whose order is not there keeps its
+account and its names; an order that is there moves on with its certificate.
+Rule 5: an entry of a kind, or with a column, that this program does not know stops the replay: a newer acmeca wrote it, and what
+it meant must not be lost. What cannot be placed, because something before it is missing, is told and passed over.
+"""
+
+import json
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+from acmeca.storage.accounts import shut_account
+from acmeca.storage.certificates import KEY_COMPROMISE, insert_names
+from acmeca.storage.database import Database, Entry, Transaction
+from acmeca.storage.journal import Commit, JournalError
+from acmeca.storage.journals import AUDIT
+
+_BATCH: Final = 200  # commits of one transaction
+_TOLD: Final = 1000  # what could not be placed is named up to here, and counted beyond
+
+_TEXT: Final = (str,)
+_NUMBER: Final = (int,)
+_OCTETS: Final = (bytes,)
+_TEXT_OR_NONE: Final = (str, type(None))
+_NUMBER_OR_NONE: Final = (int, type(None))
+
+Columns: TypeAlias = Mapping[str, tuple[type, ...]]
+
+KINDS: Final[Mapping[str, Columns]] = MappingProxyType(
+    {
+        "issuer": {
+            **dict.fromkeys(("id", "state", "ocsp_url", "crl_url", "issuer_url"), _TEXT),
+            "parent_id": _TEXT_OR_NONE,
+            "key_reference": _TEXT_OR_NONE,
+            "certificate": _OCTETS,
+            "created_at": _NUMBER,
+        },
+        "account": {
+            **dict.fromkeys(("id", "thumbprint", "jwk", "status", "contact"), _TEXT),
+            "created_at": _NUMBER,
+        },
+        "contact": {"id": _TEXT, "contact": _TEXT},
+        "account.deactivated": {"id": _TEXT},
+        "certificate": {
+            **dict.fromkeys(("id", "serial", "issuer_id", "profile", "names"), _TEXT),
+            "account_id": _TEXT_OR_NONE,
+            "order_id": _TEXT_OR_NONE,
+            "spki_sha256": _OCTETS,
+            "tbs": _OCTETS,
+            **dict.fromkeys(("not_before", "not_after", "recorded_at"), _NUMBER),
+        },
+        "signature": {"id": _TEXT, "signature": _OCTETS, "issued_at": _NUMBER},
+        "revocation": {
+            "id": _TEXT,
+            "revoked_at": _NUMBER,
+            "revocation_reason": _NUMBER_OR_NONE,
+            "revocation_sequence": _NUMBER,
+        },
+        "blocked_key": {
+            "spki_sha256": _OCTETS,
+            "thumbprint": _TEXT,
+            "blocked_at": _NUMBER,
+            "serial": _TEXT_OR_NONE,
+        },
+        "crl": {
+            "issuer_id": _TEXT,
+            **dict.fromkeys(("number", "this_update", "next_update", "through_sequence", "entries"), _NUMBER),
+        },
+        "crl.published": {"issuer_id": _TEXT, "number": _NUMBER, "der": _OCTETS},
+        AUDIT: {"writer": _TEXT, "sequence": _NUMBER, "at": _NUMBER, "event": _TEXT, "hash": _OCTETS},
+    }
+)
+"""What is journalled: the kinds of entries, each with its columns and what may stand in them."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a replay came to: entries that changed something, by kind, and what could not be placed."""
+
+    commits: int = 0  # that changed something
+    changed: dict[str, int] = field(default_factory=dict)
+    unplaced: list[str] = field(default_factory=list)
+    unplaced_count: int = 0
+    newest_at: int | None = None
+
+    def add(self, other: "Tally") -> None:
+        self.commits += other.commits
+        for kind, count in other.changed.items():
+            self.changed[kind] = self.changed.get(kind, 0) + count
+        self.unplaced += other.unplaced[: max(0, _TOLD - len(self.unplaced))]
+        self.unplaced_count += other.unplaced_count
+        self.newest_at = max((at for at in (self.newest_at, other.newest_at) if at is not None), default=None)
+
+    def note(self, kind: str) -> None:
+        self.changed[kind] = self.changed.get(kind, 0) + 1
+
+    def give_up(self, what: str) -> None:
+        self.unplaced_count += 1
+        if len(self.unplaced) < _TOLD:
+            self.unplaced.append(what)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placing:
+    """One entry on its way: `is_late` says that its writer has gone further already, so that it is not the last word."""
+
+    tx: Transaction
+    values: Mapping[str, Any]
+    tally: Tally
+    is_late: bool
+
+
+async def replay(database: Database, commits: Iterable[Commit], *, base: int = 0) -> Tally:
+    """Do again what the commits say, which are in the order of their numbers. Raises `JournalError` (rule 5), `StorageError`.
+
+    The database has all commits up to the number `base` that ever happened. Those are not done again: what was deleted on
+    purpose since must not come back.
+    """
+    tally = Tally()
+    remaining = iter(commits)
+    while batch := list(islice(remaining, _BATCH)):
+
+        async def body(tx: Transaction, batch: list[Commit] = batch) -> Tally:
+            part = Tally()
+            for commit in batch:
+                await _replay_commit(tx, commit, part, base=base)
+            return part
+
+        tally.add(await database.write(body))
+    return tally
+
+
+async def raise_last_commits(database: Database, last_numbers: Mapping[str, int]) -> None:
+    """Have numbers go on from the highest that stands in any journal, by writer."""
+
+    async def body(tx: Transaction) -> None:
+        for writer, number in last_numbers.items():
+            await tx.execute(
+                "INSERT INTO writers (name, instance, last_commit, ended) VALUES ($1, '', $2, 1) ON CONFLICT (name)"
+                " DO UPDATE SET last_commit = CASE WHEN writers.last_commit > excluded.last_commit"
+                " THEN writers.last_commit ELSE excluded.last_commit END",
+                writer,
+                number,
+            )
+
+    await database.write(body)
+
+
+async def _replay_commit(tx: Transaction, commit: Commit, tally: Tally, *, base: int) -> None:
+    for entry in commit.entries:
+        _require_known(entry, commit)
+    records = [entry.values for entry in commit.entries if entry.kind == AUDIT]
+    if commit.number <= base and records and all([await _is_there(tx, record) for record in records]):
+        return
+    is_late = any([await _is_passed(tx, record) for record in records])
+    before = sum(tally.changed.values())
+    for entry in commit.entries:
+        place = _PLACES[entry.kind]
+        if await place(_Placing(tx, entry.values, tally, is_late)):
+            tally.note(entry.kind)
+    if sum(tally.changed.values()) > before:
+        tally.commits += 1
+        tally.newest_at = max(commit.at, tally.newest_at or commit.at)
+
+
+async def _is_there(tx: Transaction, record: Mapping[str, Any]) -> bool:
+    row = await tx.fetch_one(
+        "SELECT hash FROM audit WHERE writer = $1 AND sequence = $2", record["writer"], record["sequence"]
+    )
+    return row is not None and row["hash"] == record["hash"]
+
+
+async def _is_passed(tx: Transaction, record: Mapping[str, Any]) -> bool:
+    """Whether the record's writer has written this or a later one already."""
+    row = await tx.fetch_one(
+        "SELECT 1 FROM audit WHERE writer = $1 AND sequence >= $2 LIMIT 1", record["writer"], record["sequence"]
+    )
+    return row is not None
+
+
+def _require_known(entry: Entry, commit: Commit) -> None:
+    """Rule 5."""
+    columns = KINDS.get(entry.kind)
+    unknown = set() if columns is None else entry.values.keys() - columns.keys()
+    if columns is None or unknown:
+        what = f"entries of the kind {entry.kind!r}" if columns is None else f"{entry.kind} with {min(unknown)!r}"
+        raise JournalError(
+            f"the journal of {commit.writer} has {what}, which this program does not know: a newer acmeca wrote it, restore with that"
+        )
+    for name, types in columns.items():
+        if name not in entry.values or type(entry.values[name]) not in types:
+            raise JournalError(
+                f"commit {commit.number} in the journal of {commit.writer} holds a {entry.kind} that acmeca never wrote ({name})"
+            )
+
+
+# --- one function for each kind: True when it changed something ---------------------------------------------------
+
+
+async def _place_issuer(entry: _Placing) -> bool:
+    values = entry.values
+    parent = values["parent_id"]
+    if parent is not None and await entry.tx.fetch_one("SELECT 1 FROM issuers WHERE id = $1", parent) is None:
+        entry.tally.give_up(f"issuer {values['id']}: its issuer {parent} is not there")
+        return False
+    return bool(
+        await entry.tx.execute(
+            "INSERT INTO issuers (id, parent_id, state, certificate, key_reference, ocsp_url, crl_url, issuer_url, created_at)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING",
+            values["id"],
+            parent,
+            values["state"],
+            values["certificate"],
+            values["key_reference"],
+            values["ocsp_url"],
+            values["crl_url"],
+            values["issuer_url"],
+            values["created_at"],
+        )
+    )
+
+
+async def _place_account(entry: _Placing) -> bool:
+    values = entry.values
+    found = await entry.tx.fetch_one(
+        "SELECT id, status FROM accounts WHERE id = $1 OR thumbprint = $2 ORDER BY id = $1 DESC",
+        values["id"],
+        values["thumbprint"],
+    )
+    if found is not None and found["id"] == values["id"]:
+        return False
+    if found is not None and not await _give_way(entry.tx, found["id"], found["status"]):
+        entry.tally.give_up(f"account {values['id']}: its key has another account, {found['id']}")
+        return False
+    await entry.tx.execute(
+        "INSERT INTO accounts (id, thumbprint, jwk, status, contact, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        values["id"],
+        values["thumbprint"],
+        values["jwk"],
+        values["status"],
+        values["contact"],
+        values["created_at"],
+    )
+    return True
+
+
+async def _give_way(tx: Transaction, account_id: str, status: str) -> bool:
+    """Remove an account that was never used: its commit did not happen, for its key has another account later."""
+    used = await tx.fetch_one(
+        "SELECT 1 FROM (SELECT account_id FROM orders UNION ALL SELECT account_id FROM authorizations"
+        " UNION ALL SELECT account_id FROM certificates) AS uses WHERE account_id = $1 LIMIT 1",
+        account_id,
+    )
+    if used is not None or status != "valid":
+        return False
+    return bool(await tx.execute("DELETE FROM accounts WHERE id = $1", account_id))
+
+
+async def _place_contact(entry: _Placing) -> bool:
+    if entry.is_late:
+        return False
+    changed = await entry.tx.execute(
+        "UPDATE accounts SET contact = $1 WHERE id = $2 AND contact <> $1", entry.values["contact"], entry.values["id"]
+    )
+    if not changed and await _is_missing(entry.tx, "accounts", entry.values["id"]):
+        entry.tally.give_up(f"contacts of account {entry.values['id']}, which is not there")
+    return bool(changed)
+
+
+async def _place_deactivation(entry: _Placing) -> bool:
+    if await shut_account(entry.tx, entry.values["id"]):
+        return True
+    if await _is_missing(entry.tx, "accounts", entry.values["id"]):
+        entry.tally.give_up(f"the end of account {entry.values['id']}, which is not there")
+    return False
+
+
+async def _place_certificate(entry: _Placing) -> bool:
+    """Rule 4. Who has it in hand is nobody: the process is gone."""
+    tx, values = entry.tx, entry.values
+    if not await _is_missing(tx, "certificates", values["id"]):
+        # It may have been placed before its account was.
+        return bool(
+            await tx.execute(
+                "UPDATE certificates SET account_id = (SELECT id FROM accounts WHERE id = $1) WHERE id = $2 AND account_id IS NULL"
+                " AND EXISTS (SELECT 1 FROM accounts WHERE id = $1)",
+                values["account_id"],
+                values["id"],
+            )
+        )
+    if await _is_missing(tx, "issuers", values["issuer_id"]):
+        entry.tally.give_up(f"certificate {values['serial']}: its issuer {values['issuer_id']} is not there")
+        return False
+    inserted = await tx.execute(
+        "INSERT INTO certificates (id, serial, issuer_id, account_id, order_id, profile, spki_sha256, not_before, not_after, tbs,"
+        " recorded_at) VALUES ($1, $2, $3, (SELECT id FROM accounts WHERE id = $4), (SELECT o.id FROM orders o WHERE o.id = $5"
+        " AND NOT EXISTS (SELECT 1 FROM certificates c WHERE c.order_id = o.id)), $6, $7, $8, $9, $10, $11)"
+        " ON CONFLICT DO NOTHING",
+        values["id"],
+        values["serial"],
+        values["issuer_id"],
+        values["account_id"],
+        values["order_id"],
+        values["profile"],
+        values["spki_sha256"],
+        values["not_before"],
+        values["not_after"],
+        values["tbs"],
+        values["recorded_at"],
+    )
+    if not inserted:
+        entry.tally.give_up(f"certificate {values['serial']}: its serial is another certificate's")
+        return False
+    if values["account_id"] is not None and await _is_missing(tx, "accounts", values["account_id"]):
+        entry.tally.give_up(
+            f"the account {values['account_id']} of certificate {values['serial']}, which is there without"
+        )
+    await insert_names(tx, values["id"], _names(values["names"]))
+    await tx.execute(
+        "UPDATE orders SET status = 'processing' WHERE status IN ('pending', 'ready')"
+        " AND id = (SELECT order_id FROM certificates WHERE id = $1)",
+        values["id"],
+    )
+    return True
+
+
+def _names(text: str) -> list[str]:
+    try:
+        names = json.loads(text)
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise JournalError("a journal holds a certificate with names that acmeca never wrote")
+    return list(dict.fromkeys(names))
+
+
+async def _place_signature(entry: _Placing) -> bool:
+    tx, values = entry.tx, entry.values
+    changed = await tx.execute(
+        "UPDATE certificates SET signature = $1, issued_at = $2 WHERE id = $3 AND signature IS NULL",
+        values["signature"],
+        values["issued_at"],
+        values["id"],
+    )
+    if not changed:
+        if await _is_missing(tx, "certificates", values["id"]):
+            entry.tally.give_up(f"the signature of certificate {values['id']}, which is not there")
+        return False
+    await tx.execute(
+        "UPDATE orders SET status = 'valid', certificate_id = $1 WHERE status = 'processing'"
+        " AND id = (SELECT order_id FROM certificates WHERE id = $1)",
+        values["id"],
+    )
+    return True
+
+
+async def _place_revocation(entry: _Placing) -> bool:
+    """Rule 1. The sequence is kept, or is the next one where it is taken: it has to be nobody else's, and to rise."""
+    tx, values = entry.tx, entry.values
+    found = await tx.fetch_one("SELECT revoked_at, revocation_reason FROM certificates WHERE id = $1", values["id"])
+    if found is None:
+        entry.tally.give_up(f"the revocation of certificate {values['id']}, which is not there")
+        return False
+    reason = values["revocation_reason"]
+    is_raised = reason == KEY_COMPROMISE and found["revocation_reason"] != KEY_COMPROMISE
+    if found["revoked_at"] is not None and not is_raised:
+        return False
+    sequence = values["revocation_sequence"]
+    if await tx.fetch_one(
+        "SELECT 1 FROM certificates WHERE revocation_sequence = $1 AND id <> $2", sequence, values["id"]
+    ):
+        row = await tx.fetch_one("SELECT MAX(revocation_sequence) AS last FROM certificates")
+        sequence = sequence if row is None else row["last"] + 1
+    await tx.execute(
+        "UPDATE certificates SET revoked_at = COALESCE(revoked_at, $1), revocation_reason = $2, revocation_sequence = $3"
+        " WHERE id = $4",
+        values["revoked_at"],
+        reason,
+        sequence,
+        values["id"],
+    )
+    return True
+
+
+async def _place_blocked_key(entry: _Placing) -> bool:
+    values = entry.values
+    return bool(
+        await entry.tx.execute(
+            "INSERT INTO blocked_keys (spki_sha256, thumbprint, blocked_at, serial) VALUES ($1, $2, $3, $4)"
+            " ON CONFLICT (spki_sha256) DO NOTHING",
+            values["spki_sha256"],
+            values["thumbprint"],
+            values["blocked_at"],
+            values["serial"],
+        )
+    )
+
+
+async def _place_crl(entry: _Placing) -> bool:
+    values = entry.values
+    if await _is_missing(entry.tx, "issuers", values["issuer_id"]):
+        entry.tally.give_up(f"CRL {values['number']} of issuer {values['issuer_id']}, which is not there")
+        return False
+    return bool(
+        await entry.tx.execute(
+            "INSERT INTO crls (issuer_id, number, this_update, next_update, through_sequence, entries)"
+            " VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (issuer_id, number) DO NOTHING",
+            values["issuer_id"],
+            values["number"],
+            values["this_update"],
+            values["next_update"],
+            values["through_sequence"],
+            values["entries"],
+        )
+    )
+
+
+async def _place_published_crl(entry: _Placing) -> bool:
+    values = entry.values
+    changed = await entry.tx.execute(
+        "UPDATE crls SET der = $1 WHERE issuer_id = $2 AND number = $3 AND der IS NULL",
+        values["der"],
+        values["issuer_id"],
+        values["number"],
+    )
+    if not changed and not await entry.tx.fetch_one(
+        "SELECT 1 FROM crls WHERE issuer_id = $1 AND number = $2", values["issuer_id"], values["number"]
+    ):
+        entry.tally.give_up(f"CRL {values['number']} of issuer {values['issuer_id']}, which was never begun")
+    return bool(changed)
+
+
+async def _place_record(entry: _Placing) -> bool:
+    """Rule 3. What stands there already stays: two different records for one place are two histories."""
+    values = entry.values
+    found = await entry.tx.fetch_one(
+        "SELECT hash FROM audit WHERE writer = $1 AND sequence = $2", values["writer"], values["sequence"]
+    )
+    if found is not None:
+        if found["hash"] != values["hash"]:
+            entry.tally.give_up(f"audit record {values['sequence']} of {values['writer']}: another one stands there")
+        return False
+    kind, actor, subject = _columns_of(values["event"])
+    await entry.tx.execute(
+        "INSERT INTO audit (writer, sequence, at, kind, actor, subject, event, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        values["writer"],
+        values["sequence"],
+        values["at"],
+        kind,
+        actor,
+        subject,
+        values["event"],
+        values["hash"],
+    )
+    return True
+
+
+def _columns_of(event: str) -> tuple[str, str, str]:
+    """What the record's columns repeat of its event."""
+    try:
+        members = json.loads(event)
+        found = members["kind"], members["actor"], members["subject"]
+    except (KeyError, TypeError, ValueError):
+        found = (None, None, None)
+    if not all(isinstance(item, str) for item in found):
+        raise JournalError("a journal holds an audit record that acmeca never wrote")
+    return found
+
+
+async def _is_missing(tx: Transaction, table: str, id_: str) -> bool:
+    return await tx.fetch_one(f"SELECT 1 FROM {table} WHERE id = $1", id_) is None
+
+
+_Place: TypeAlias = Callable[[_Placing], Coroutine[Any, Any, bool]]
+
+_PLACES: Final[Mapping[str, _Place]] = MappingProxyType(
+    {
+        "issuer": _place_issuer,
+        "account": _place_account,
+        "contact": _place_contact,
+        "account.deactivated": _place_deactivation,
+        "certificate": _place_certificate,
+        "signature": _place_signature,
+        "revocation": _place_revocation,
+        "blocked_key": _place_blocked_key,
+        "crl": _place_crl,
+        "crl.published": _place_published_crl,
+        AUDIT: _place_record,
+    }
+)

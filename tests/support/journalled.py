@@ -1,0 +1,130 @@
+"""Databases whose commits are journalled, and what of them a replay has to bring back.
+
+Rule 1: the histories are made by the stores themselves, so what they journal is what is replayed.
+Rule 2: what is compared is every column that is journalled, and nothing else: orders are not, nor who has something in hand, nor CRLs that were
+followed by others.
+"""
+
+import contextlib
+import itertools
+import random
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from acmeca.acme.objects import Account
+from acmeca.storage.certificates import Certificate
+from acmeca.storage.journal import Journal
+from acmeca.storage.schema import read_steps
+from acmeca.storage.sqlite import SqliteDatabase
+from acmeca.storage.store import Store
+from acmeca.storage.writers import CommitSeal, Writer
+from tests.support import stored
+from tests.support.databases import connect
+from tests.support.stored import NOW
+
+_ACTS: Final = ("account", "contact", "account", "order", "own", "own", "revoke", "raise", "crl", "shut", "record")
+
+_instances = itertools.count(1)
+
+JOURNALLED: Final = {
+    "issuers": "SELECT * FROM issuers ORDER BY id",
+    "accounts": "SELECT * FROM accounts ORDER BY id",
+    "certificates": "SELECT id, serial, issuer_id, account_id, profile, spki_sha256, not_before, not_after, tbs, signature,"
+    " recorded_at, issued_at, revoked_at, revocation_reason, revocation_sequence FROM certificates ORDER BY id",
+    "names": "SELECT * FROM certificate_names ORDER BY certificate_id, name",
+    "blocked_keys": "SELECT * FROM blocked_keys ORDER BY spki_sha256",
+    "crls": "SELECT issuer_id, MAX(number), this_update, next_update, through_sequence, entries,"
+    " CASE issuer_id WHEN 'root' THEN der END FROM crls GROUP BY issuer_id",
+    "audit": "SELECT * FROM audit ORDER BY writer, sequence",
+}
+
+
+def journalled_state(path: Path) -> dict[str, list[Any]]:
+    """What a replay has to bring back, table by table."""
+    with connect(path) as connection:
+        return {name: connection.execute(sql).fetchall() for name, sql in JOURNALLED.items()}
+
+
+@contextlib.asynccontextmanager
+async def journalled_store(
+    directory: Path, *, name: str = "test", segment_bytes: int = 1 << 20
+) -> AsyncIterator[Store]:
+    """A store in `acmeca.db`, journalled in `journal`, whose writer has just claimed its name. Instances are named in their order."""
+    writer = Writer(name, f"instance-{next(_instances):06d}")
+    ticks = itertools.count(int(NOW.timestamp()))
+    journal = Journal(
+        directory / "journal",
+        writer=name,
+        instance=writer.instance,
+        clock=lambda: NOW + timedelta(seconds=next(ticks) - NOW.timestamp()),
+        segment_bytes=segment_bytes,
+    )
+    seal = CommitSeal(writer, journal, schema=len(read_steps()))
+    store = Store(await SqliteDatabase.open(directory / "acmeca.db", seal=seal), writer=writer)
+    try:
+        await store.writers.claim(alone=False)
+        yield store
+        await store.writers.release()
+    finally:
+        await store.close()
+        journal.close()
+
+
+async def make_hierarchy(store: Store) -> None:
+    await store.issuers.create(
+        [stored.stored_root(), stored.stored_issuer()], [stored.root_crl()], actor="admin:test", at=NOW
+    )
+
+
+async def revoke(store: Store, certificate: Certificate, reason: int | None = None) -> None:
+    await store.certificates.revoke(
+        certificate,
+        reason=reason,
+        may_raise=True,
+        thumbprint=f"key of {certificate.id}",
+        actor="admin:test",
+        how="administrator",
+        at=NOW,
+    )
+
+
+async def live(stores: Sequence[Store], steps: int, *, seed: int) -> None:
+    """A history of `steps` acts by several writers, with everything in it that is journalled."""
+    chance = random.Random(seed)
+    accounts: list[Account] = []
+    certificates: list[Certificate] = []
+    revoked: list[Certificate] = []
+    for step in range(steps):
+        store = chance.choice(stores)
+        act = _ACTS[step] if step < len(_ACTS) else chance.choice(_ACTS)
+        if act == "account" or not accounts:
+            accounts.append(await stored.kept_account(store))
+        elif act == "contact":
+            await store.accounts.replace_contact(chance.choice(accounts).id, (f"mailto:{step}@example.org",), at=NOW)
+        elif act == "shut":
+            await store.accounts.deactivate(accounts.pop(chance.randrange(len(accounts))).id, at=NOW)
+        elif act == "order":
+            owner = chance.choice(accounts)
+            order, _ = await stored.ready_order(store, owner)
+            certificates.append(await stored.issued_certificate(store, owner=owner, for_order=order))
+        elif act == "record":
+            made = stored.certificate(names=("unsigned.example.org",))
+            await store.certificates.record(made, thumbprint=made.id, at=NOW)
+        elif act == "crl":
+            await publish(store)
+        elif act == "raise" and revoked:
+            await revoke(store, revoked.pop(), reason=1)
+        elif act == "revoke" and certificates:
+            revoked.append(certificates.pop(chance.randrange(len(certificates))))
+            await revoke(store, revoked[-1], reason=4)
+        else:
+            certificates.append(await stored.issued_certificate(store, names=(f"n{step}.example.org", "*.example.org")))
+
+
+async def publish(store: Store) -> int:
+    """A CRL of the issuer, begun and published; returns its number."""
+    draft = await store.crls.begin("issuer", this_update=NOW, next_update=NOW + timedelta(days=1))
+    await store.crls.publish(draft, b"crl", at=NOW)
+    return draft.number
