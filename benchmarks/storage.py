@@ -124,10 +124,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     starts = {"empty": sorted(empty.starts)[1], "full": sorted(full.starts)[1]}
     shape = {"rounds": arguments.rounds, "orders": arguments.orders, "clients": arguments.clients}
     compare(empty, full, **shape)
-    cpu = (statistics.median(empty.cpu_ms), statistics.median(full.cpu_ms))
+    cpu_ms = {"empty": list(empty.cpu_ms), "full": list(full.cpu_ms)}
     empty.new_order_ms.clear()
     compare(empty, pending, **shape)
-    p99 = (statistics.median(empty.new_order_ms), statistics.median(pending.new_order_ms))
+    p99_ms = {"empty": empty.new_order_ms, "pending": pending.new_order_ms}
     return {
         "benchmark": "storage",
         "certificates": arguments.certificates,
@@ -138,12 +138,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "bytes_by_table": bytes_by_table,
         "bytes_per_certificate": round(size / arguments.certificates),
         "start_seconds": {name: round(seconds, 2) for name, seconds in starts.items()},
-        "cpu_ms_per_order": {"empty": empty.cpu_ms, "full": full.cpu_ms, "ratio": round(cpu[1] / cpu[0], 3)},
-        "new_order_p99_ms": {
-            "empty": empty.new_order_ms,
-            "pending": pending.new_order_ms,
-            "ratio": round(p99[1] / p99[0], 3),
-        },
+        "cpu_ms_per_order": cpu_ms | {"ratio": _ratio(cpu_ms["full"], cpu_ms["empty"])},
+        "new_order_p99_ms": p99_ms | {"ratio": _ratio(p99_ms["pending"], p99_ms["empty"])},
     }
 
 
@@ -169,6 +165,10 @@ def format_report(report: dict[str, Any]) -> str:
         f"load average        {report['load_average']:.1f}",
     ]
     return "\n".join(lines)
+
+
+def _ratio(values: list[float], base: list[float]) -> float:
+    return round(statistics.median(values) / statistics.median(base), 3)
 
 
 def _spread(values: list[float]) -> str:

@@ -1305,9 +1305,11 @@ def test_tables_are_aligned() -> None:
     assert table.splitlines() == ["           n", "  order    1", "  x      100"]
 
 
-@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted({*BENCHMARKS.glob("*.py")} - {BENCHMARKS / "_storage_fill.py"}), ids=lambda path: path.name
+)
 def test_a_benchmark_is_an_outside_client(path: Path) -> None:
-    """Rule 1 of `_measure`: nothing of acmeca is imported."""
+    """Rule 1 of `_measure`: nothing of acmeca is imported; what fills a database is no client."""
     for node in ast.walk(ast.parse(path.read_text())):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

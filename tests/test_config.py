@@ -508,7 +508,7 @@ def test_certificates_are_kept_for_ever_or_for_a_time(value: str, kept: timedelt
 
 @pytest.mark.parametrize("value", ["29d", "3651d", "Never", "", 400, False, "90"])
 def test_certificates_are_not_kept_for_less(value: object) -> None:
-    """A CRL lives for up to 30 days: none is left that a forgotten certificate would have to be on."""
+    """A CRL or an OCSP answer lives for up to 30 days: none that tells of a forgotten certificate is good any more."""
     assert 'or "never"' in str(mistake_in("retention", "certificates", value))
 
 

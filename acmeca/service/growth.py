@@ -35,7 +35,7 @@ class Cost:
         return self.certificate + self.order + self.audit
 
 
-TYPICAL: Final = Cost(certificate=1800, order=1700, audit=2600)
+TYPICAL: Final = Cost(certificate=1530, order=810, audit=1840)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What has ended is deleted: orders and authorizations some time after their end, certificates when nobody can ask any more.
 
-Rule 1: a step is one write of bounded size (`_SCANNED` rows looked at, `_CHANGED` touched, a few milliseconds of the writer), and
+Rule 1: a step is one write of bounded size (`_SCANNED` rows looked at, some dozens deleted, a few milliseconds of the writer), and
 decides everything in its own transaction: it may be killed anywhere, raced by anybody and run anew.
 Rule 2: an order goes when it is valid or invalid and its end is long over. One that is processing never goes. An account's list
 becomes shorter by it, which RFC 8555 §7.1.2.1 allows (what it asks for there are the pending orders). Its certificate stays, and
@@ -28,8 +28,11 @@ from acmeca.storage.errors import StaleError
 from acmeca.storage.leases import Lease, require_lease
 from acmeca.storage.times import from_seconds, to_seconds
 
-_SCANNED: Final = 100  # rows of a parent table that a step looks at
-_CHANGED: Final = 300  # rows that it deletes or changes, their children included; an order has up to a hundred names
+_SCANNED: Final = 100  # rows that a step looks at
+_ORDERS: Final = 25  # that it deletes
+_AUTHORIZATIONS: Final = 50
+_CERTIFICATES_AT_ONCE: Final = 10  # each stands in a dozen indexes at places that nobody has read for a year
+_CHILDREN: Final = 100  # rows that go with them; an order or a certificate has up to a hundred names
 _CERTIFICATES: Final = "certificates"
 
 
@@ -65,12 +68,13 @@ class Retention:
         async def body(tx: Transaction) -> int:
             await require_lease(tx, lease)
             rows = await tx.fetch_all(
-                "SELECT id, expires_at, (SELECT COUNT(*) FROM order_authorizations a WHERE a.order_id = orders.id) AS children"
+                "SELECT id, expires_at, 1 AS may_go,"
+                " (SELECT COUNT(*) FROM order_authorizations a WHERE a.order_id = orders.id) AS children"
                 " FROM orders WHERE status IN ('valid', 'invalid') AND expires_at < $1 ORDER BY expires_at LIMIT $2",
                 to_seconds(ended_before),
-                _SCANNED,
+                _ORDERS,
             )
-            ids = [row["id"] for row in _bounded(rows)]
+            ids = [row["id"] for row in _bounded(rows, _ORDERS)]
             if not ids:
                 return 0
             places = _places(ids)
@@ -86,7 +90,7 @@ class Retention:
         async def body(tx: Transaction) -> Step:
             await require_lease(tx, lease)
             rows = await tx.fetch_all(
-                "SELECT id, expires_at,"
+                "SELECT id, expires_at, 0 AS children,"
                 " NOT EXISTS (SELECT 1 FROM order_authorizations o WHERE o.authorization_id = authorizations.id)"
                 " AND NOT EXISTS (SELECT 1 FROM validation_jobs j WHERE j.authorization_id = authorizations.id) AS may_go"
                 " FROM authorizations WHERE status IN ('invalid', 'deactivated', 'expired', 'revoked')"
@@ -96,10 +100,12 @@ class Retention:
                 after.id,
                 _SCANNED,
             )
-            ids = [row["id"] for row in rows if row["may_go"]]
+            seen = _bounded(rows, _AUTHORIZATIONS)
+            ids = [row["id"] for row in seen if row["may_go"]]
             if ids:
                 await tx.execute(f"DELETE FROM authorizations WHERE id IN {_places(ids)}", *ids)
-            return Step(len(ids), Position(rows[-1]["expires_at"], rows[-1]["id"]) if len(rows) == _SCANNED else None)
+            is_end = len(seen) == len(rows) < _SCANNED
+            return Step(len(ids), None if is_end else Position(seen[-1]["expires_at"], seen[-1]["id"]))
 
         return await self._database.write(body)
 
@@ -155,7 +161,7 @@ class Retention:
                 _SCANNED,
                 to_seconds(at),
             )
-            seen = _bounded(rows)
+            seen = _bounded(rows, _CERTIFICATES_AT_ONCE)
             gone = [row for row in seen if row["may_go"]]
             if gone:
                 await self._delete(tx, gone, at=at)
@@ -189,14 +195,16 @@ _MAY_GO: Final = (
 )
 
 
-def _bounded(rows: Sequence[Row]) -> list[Row]:
-    """The first rows, with their children no more than `_CHANGED`, but one at least."""
+def _bounded(rows: Sequence[Row], at_once: int) -> list[Row]:
+    """The first rows, of which `at_once` may go at the most, and no more than `_CHILDREN` with them; but one at least."""
     taken: list[Row] = []
-    changed = 0
+    gone = children = 0
     for row in rows:
-        changed += 2 + row["children"]  # the row itself, and perhaps one that points to it
-        if taken and changed > _CHANGED:
-            break
+        if row["may_go"]:
+            gone += 1
+            children += row["children"]
+            if gone > at_once or (gone > 1 and children > _CHILDREN):
+                break
         taken.append(row)
     return taken
 

@@ -70,7 +70,7 @@ async def test_a_pause_after_every_step(store: Store) -> None:
     await ended_orders(store, 250)
     pauses = Pauses()
     await retention(store, Clock(NOW + 40 * DAY), pauses).drop_orders(lease=None)
-    assert len(pauses) == 4 + 3  # steps of a hundred; that there are no more orders is a step, too
+    assert len(pauses) == 11 + 5  # steps of 25 orders and 50 authorizations; that there are no more is a step, too
     assert min(pauses) >= 0.02
 
 
