@@ -82,9 +82,10 @@ def _report_backup(made: Made, file: Path, *, key_files: list[str]) -> None:
             " Keep a copy of these elsewhere, once, and after each change (or use --with-keys):",
         )
         print_line(f"  {', '.join(key_files) or 'none is there'}")
-    if made.superfluous:
+    count = len(made.superfluous)
+    if count:
         print_line(
-            f"{len(made.superfluous)} segments of the journal are older than this backup and of no use with it; remove them with:\n"
+            f"{count} {'segment' if count == 1 else 'segments'} of the journal older than this backup, and of no use with it; remove with:\n"
             f"  acmeca journal prune --before-backup {file}"
         )
 
