@@ -36,7 +36,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmeca.storage import audit
-from benchmarks import _acme_client, _measure, _ocsp_client, _servers, _storage_fill, acme, compare, ocsp, storage
+from benchmarks import (
+    _acme_client,
+    _measure,
+    _ocsp_client,
+    _servers,
+    _storage_fill,
+    acme,
+    commits,
+    compare,
+    ocsp,
+    storage,
+)
 from tests.support.databases import connect
 from tests.support.server import ca_site
 
@@ -1306,7 +1317,9 @@ def test_tables_are_aligned() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted({*BENCHMARKS.glob("*.py")} - {BENCHMARKS / "_storage_fill.py"}), ids=lambda path: path.name
+    "path",
+    sorted({*BENCHMARKS.glob("*.py")} - {BENCHMARKS / "_storage_fill.py", BENCHMARKS / "commits.py"}),
+    ids=lambda path: path.name,
 )
 def test_a_benchmark_is_an_outside_client(path: Path) -> None:
     """Rule 1 of `_measure`: nothing of acmeca is imported; what fills a database is no client."""
@@ -1314,6 +1327,20 @@ def test_a_benchmark_is_an_outside_client(path: Path) -> None:
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         assert not [module for module in modules if module.partition(".")[0] == "acmeca"]
+
+
+# --- commits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_orders_are_written_with_and_without_sharing(tmp_path: Path, *, shared: bool) -> None:
+    figures = await commits.measure(tmp_path, clients=4, seconds=0.2, shared=shared)
+    assert figures.rate > 0
+    with connect(tmp_path / "acmeca.db") as connection:
+        (orders,) = connection.execute("SELECT COUNT(*) FROM orders").fetchone()
+        (numbers,) = connection.execute("SELECT MAX(last_commit) FROM writers").fetchone()
+    assert orders % commits.WRITES_OF_AN_ORDER == 0
+    assert (numbers - 1 == orders) is not shared  # the first commit is the writer's claim
 
 
 # --- a large database -----------------------------------------------------------------------------------------------
