@@ -114,7 +114,7 @@ async def tried_restore(stage: Stage, path: Path) -> Restored:
 async def live_for_a_while(load: Load, moments: random.Random) -> None:
     """From dying with the first request to working for a while. It is counted in answers, so that a slow machine gets as far as a
     quick one; the last moment is one of time, to be in the middle of something."""
-    answers = answered(load) + int(moments.choice((1, 20, 120)) * moments.random())
+    answers = answered(load) + int(moments.choice((1, 10, 80)) * moments.random())
     end = time.monotonic() + LONGEST_LIFE
     while answered(load) < answers and time.monotonic() < end:  # noqa: ASYNC110  (the clients tell nobody)
         await asyncio.sleep(0.005)
