@@ -123,10 +123,10 @@ async def test_nothing_has_room(disk: Disk, stage_on_disk: Stage) -> None:
     nonces = stage.config.server.data_dir / NONCE_FILE
     nonces.unlink()  # made anew by the start: a copy of the template's would have no holes
     async with clients_of(stage.installation) as client, served(stage.plan(journal_path=None)) as server:
-        use_up_nonces(nonces, PAGE)
         account = client.account()
         known = await account.obtain("before.localhost")
         tables = await asyncio.to_thread(stage.rows, "SELECT COUNT(*) FROM audit")
+        use_up_nonces(nonces, PAGE)  # the next block's bits lie where nothing was written yet
         disk.fill()
         assert disk.is_full
         await require_refusals(account, known)
