@@ -7,6 +7,7 @@ seed of the first part, printed with each, so that a part can be repeated: ACMEC
 import asyncio
 import os
 import random
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from tests.support.stages import (
     UNFINISHED,
     Client,
     Journalled,
+    Load,
     Stage,
     check,
     count,
@@ -34,6 +36,7 @@ from tests.support.stages import (
 CRASHES: Final = count("ACMECA_CRASHES", tested=25, tortured=500)
 SEED: Final = int(os.environ.get("ACMECA_CRASH_SEED", "8555"))
 CLIENTS: Final = 20
+LONGEST_LIFE: Final = 10.0  # seconds, on a machine that is very busy
 _PART: Final = 25
 
 PARTS: Final = [(SEED + first // _PART, min(_PART, CRASHES - first)) for first in range(0, CRASHES, _PART)]
@@ -58,11 +61,7 @@ async def test_killed_at_random_moments(stage: Stage, client: Client, seed: int,
         async with served(stage.plan()) as server:
             if spent and moments.random() < 0.5:
                 replayed += await replay(moments.sample(spent, k=min(3, len(spent))))
-            # How long it lives is drawn by lot, from dying with the first request to working for a while.
-            done, _pending = await asyncio.wait(
-                load.tasks, timeout=moments.choice((0.02, 0.1, 0.4)) * moments.random() * 2
-            )
-            assert not done, [task.exception() for task in done]
+            await live_for_a_while(load, moments)
             assert await asyncio.to_thread(server.kill) == KILLED
         spent = [(account, account.spent[-1]) for account in load.accounts if account.spent]
         audited = await asyncio.to_thread(look_at_journal, stage, journalled, audited)
@@ -110,6 +109,22 @@ async def tried_restore(stage: Stage, path: Path) -> Restored:
         ambient=app.real_ambient(),
     )
     return placed.restored
+
+
+async def live_for_a_while(load: Load, moments: random.Random) -> None:
+    """From dying with the first request to working for a while. It is counted in answers, so that a slow machine gets as far as a
+    quick one; the last moment is one of time, to be in the middle of something."""
+    answers = answered(load) + int(moments.choice((1, 10, 80)) * moments.random())
+    end = time.monotonic() + LONGEST_LIFE
+    while answered(load) < answers and time.monotonic() < end:  # noqa: ASYNC110  (the clients tell nobody)
+        await asyncio.sleep(0.005)
+    done, _pending = await asyncio.wait(load.tasks, timeout=0.03 * moments.random())
+    assert not done, [task.exception() for task in done]
+
+
+def answered(load: Load) -> int:
+    """How many requests of the clients were answered well."""
+    return sum(len(account.spent) for account in load.accounts)
 
 
 async def replay(spent: list[tuple[PersistentClient, str]]) -> int:

@@ -219,7 +219,6 @@ def counts(stage: Stage) -> dict[str, int]:
     return {table: stage.number(f"SELECT COUNT(*) FROM {table}") for table in tables}
 
 
-@pytest.mark.skipif(not TORTURE, reason="one of the kind is in make test; make torture has all")
 async def test_what_a_life_does_not_write(stage: Stage, client: Client) -> None:
     """The other half of the table: with every one of these refusing, the life of a certificate is the same; and both halves together
     are every table of the schema with every verb."""

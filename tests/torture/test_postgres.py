@@ -20,6 +20,7 @@ from tests.support.installations import Installation, make_installation, short_d
 from tests.support.postgres import administer, make_database, make_server, make_standby, wait_for
 from tests.support.stages import (
     PATIENCE,
+    TORTURE,
     Client,
     Load,
     Stage,
@@ -106,7 +107,7 @@ async def test_the_database_is_restarted(how: signal.Signals) -> None:
     with make_server() as server:
         name = await make_database(server)
         async with replicas(server.url(name)) as running:
-            for _ in range(2):
+            for _ in range(2 if TORTURE else 1):
                 await running.progress()
                 if how is signal.SIGTERM:  # smart: it waits for its clients to go, and ours stay
                     os.kill(server.pid, how)
@@ -132,11 +133,11 @@ async def test_the_database_fails_over(how: signal.Signals) -> None:
             await administer(primary, "SELECT pg_reload_conf()")
             await wait_for(primary, "SELECT sync_state = 'sync' FROM pg_stat_replication")
             async with replicas(primary.tcp_url(name, standby)) as running:
-                await running.progress(2 * CLIENTS)
+                await running.progress()
                 await asyncio.to_thread(primary.stop, how)
                 held = list(running.load.obtained)
                 await administer(standby, "SELECT pg_promote(true, 60)")
                 await wait_for(standby, "SELECT NOT pg_is_in_recovery()")
-                await running.progress(2 * CLIENTS)
+                await running.progress()
                 assert set(held) <= set(running.load.obtained)
                 await running.finish()
