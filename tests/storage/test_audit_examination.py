@@ -32,6 +32,7 @@ from acmeca.storage.audit_heads import HEADS_FILE, HeadsFile
 from acmeca.storage.database import Entry
 from acmeca.storage.journal import Journal
 from acmeca.storage.readonly import open_read_only
+from acmeca.storage.schema import read_steps
 from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.storage.store import Store
 from acmeca.storage.writers import CommitSeal, Writer
@@ -56,7 +57,7 @@ class Place:
     async def store(self, instance: str = "i1") -> AsyncIterator[Store]:
         writer = Writer("w", instance)
         journal = Journal(self.directory / "journal", writer="w", instance=instance, clock=lambda: AT)
-        database = await SqliteDatabase.open(self.path, seal=CommitSeal(writer, journal))
+        database = await SqliteDatabase.open(self.path, seal=CommitSeal(writer, journal, schema=len(read_steps())))
         store = Store(database, writer=writer)
         try:
             await store.writers.claim(alone=True)
