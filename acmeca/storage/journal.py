@@ -10,7 +10,8 @@ commit with its number, or takes one back (`withdrawn`). Octets stand in it as {
 Rule 3: a commit that was journalled and never withdrawn may still not have happened, when the process died between the two.
 It is replayed all the same: that makes the CA more careful (a serial too many known, a revocation too many), never less.
 Rule 4: an append that fails leaves nothing of itself. Where even that is impossible, or the disk failed to sync (what it has
-of the file then is anybody's guess), the segment is given up for a new one.
+of the file then is anybody's guess), the segment is given up for a new one. So is one that somebody has removed or moved to another
+disk: what is written to a file without a name is gone with the process.
 """
 
 import base64
@@ -121,7 +122,7 @@ class Journal:
     def _write(self, document: dict[str, object]) -> None:
         line = _line(document)
         try:
-            if self._file is None or self._length + len(line) > self._segment_bytes:
+            if self._file is None or self._length + len(line) > self._segment_bytes or _is_unlinked(self._file):
                 self._begin_segment()
             self._append(line)
         except OSError as error:
@@ -284,6 +285,10 @@ def _load(value: Any) -> Value:
     if value is None or isinstance(value, (str, int)):
         return value
     raise ValueError(f"a {type(value).__name__} is no value of a column")
+
+
+def _is_unlinked(file: int) -> bool:
+    return os.fstat(file).st_nlink == 0
 
 
 def _sync_directory(directory: Path) -> None:

@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import stat
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -357,6 +358,18 @@ class TestTrouble:
         directory.mkdir()
         writing.append(2, [REVOCATION])
         assert [commit.number for commit in commits(directory)] == [2]
+
+    def test_a_segment_that_is_removed_is_followed_by_a_new_one(self, directory: Path) -> None:
+        """Somebody moves the journal to another disk, or deletes too much: what comes later is journalled all the same."""
+        writing = journal(directory)
+        writing.append(1, [REVOCATION])
+        next(directory.iterdir()).unlink()
+        writing.append(2, [REVOCATION])
+        writing.append(3, [REVOCATION])
+        assert [commit.number for commit in commits(directory)] == [2, 3]
+        shutil.rmtree(directory)
+        with pytest.raises(JournalError, match="cannot be written"):
+            writing.append(4, [REVOCATION])
 
     def test_a_sync_that_fails_ends_the_segment(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Rule 4: what the kernel still has of a file whose sync failed may be lost, and a later sync would not say so."""
