@@ -8,7 +8,14 @@ import asyncpg
 
 from acmeca.acme.nonces import CAPACITY
 from acmeca.storage.postgres_nonces import _BLOCK, _PRUNED_EVERY, _SPEND, PostgresNonces
-from tests.support.postgres import administer, lend_database, make_database, make_server, require_programs, shared_server
+from tests.support.postgres import (
+    administer,
+    lend_database,
+    make_database,
+    make_server,
+    require_programs,
+    shared_server,
+)
 
 
 @asynccontextmanager
@@ -38,7 +45,10 @@ async def test_a_statement_that_began_before_the_window_moved_spends_nothing_twi
             assert epoch is not None
             floor = end - _BLOCK - CAPACITY
             await administer(
-                shared_server(), f"UPDATE nonce_epoch SET next = {end - _BLOCK}, floor = {floor}", "SELECT 1", database=name
+                shared_server(),
+                f"UPDATE nonce_epoch SET next = {end - _BLOCK}, floor = {floor}",
+                "SELECT 1",
+                database=name,
             )
             assert await nonces.redeem(epoch.cipher.seal(floor))
             slow = await asyncpg.connect(url)

@@ -338,7 +338,7 @@ class TestIssuers:
     async def test_the_root_of_another_ca_stops_the_replay(self, kept: Store) -> None:
         """Its database was deleted and a CA made anew beside the journal of the first, or a directory was mistaken."""
         before = await rows(kept, "SELECT id FROM issuers ORDER BY id")
-        with pytest.raises(JournalError, match="another CA.*foreign"):
+        with pytest.raises(JournalError, match=r"another CA.*foreign"):
             await place(kept, "issuer", **self.entry("foreign", None))
         assert await rows(kept, "SELECT id FROM issuers ORDER BY id") == before
         assert (await place(kept, "issuer", **self.entry("root", None))).commits == 0
