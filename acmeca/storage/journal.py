@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class Journal:
     """The journal of one process. Its calls block; they are made from one thread at a time.
 
     `clock` says when a commit was made. The directory is made, for its owner alone, when it is not there; `JournalError` when
-    it cannot be.
+    it cannot be, or when everybody can write to it.
     """
 
     def __init__(
@@ -91,10 +92,13 @@ class Journal:
             if not directory.is_dir():
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _sync_directory(directory.parent)
+            mode = directory.stat().st_mode
         except OSError as error:
             raise JournalError(
                 f"the directory of the journal, {directory}, cannot be made: {error.strerror}"
             ) from error
+        if mode & stat.S_IWOTH:  # a restore does what stands in it, and misses what is not there any more
+            raise JournalError(f"anybody can write to the directory of the journal; run: chmod o-w {directory}")
 
     def append(self, number: int, entries: Sequence[Entry]) -> None:
         """Write one commit and wait until it is durable. Raises `JournalError`, and then nothing of it is there."""

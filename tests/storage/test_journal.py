@@ -349,6 +349,15 @@ class TestTrouble:
         with pytest.raises(JournalError, match="cannot be made"):
             journal(directory)
 
+    def test_a_directory_that_anybody_can_write_to(self, directory: Path) -> None:
+        """What stands in it is done at a restore."""
+        directory.mkdir()
+        directory.chmod(0o777)
+        with pytest.raises(JournalError, match="chmod o-w"):
+            journal(directory)
+        directory.chmod(0o770)
+        journal(directory)
+
     def test_a_directory_that_goes_away_and_comes_back(self, directory: Path) -> None:
         """A file system of its own, unmounted for a while."""
         writing = journal(directory)
