@@ -1,7 +1,7 @@
 """Mistakes in a configuration, told: a line for each, with its key path, the value and what is allowed.
 
-Rule 1: nothing secret is shown: what stands before an @ in a URL is left out, and of a key that does not exist only its name
-is told.
+Rule 1: nothing secret is shown: what stands before an @ in a URL is left out, an address of a database
+server that cannot be read is not shown at all, and of a key that does not exist only its name is told.
 Rule 2: a name that does not exist is answered with the one that was probably meant, and where it belongs.
 """
 
@@ -44,6 +44,9 @@ def describe_mistake(error: ErrorDetails, overrides: Mapping[tuple[str, str], st
     place, value = error["loc"], error["input"]
     path = _path(place, overrides)
     match error["type"], place:
+        case _, ("storage", "url") if not str(value).startswith("sqlite:"):
+            # In what cannot be read nobody knows where the password stands.
+            return f"{path}: {error['msg'].removeprefix('Value error, ')}"
         case "missing", (str(section), str(key)):
             return f"{path}: missing; it has no default; write for instance: {example(section, key)}"
         case "extra_forbidden", (str(section), str(key)):
