@@ -44,9 +44,6 @@ def describe_mistake(error: ErrorDetails, overrides: Mapping[tuple[str, str], st
     place, value = error["loc"], error["input"]
     path = _path(place, overrides)
     match error["type"], place:
-        case _, ("storage", "url") if not str(value).startswith("sqlite:"):
-            # In what cannot be read nobody knows where the password stands.
-            return f"{path}: {error['msg'].removeprefix('Value error, ')}"
         case "missing", (str(section), str(key)):
             return f"{path}: missing; it has no default; write for instance: {example(section, key)}"
         case "extra_forbidden", (str(section), str(key)):
@@ -59,7 +56,10 @@ def describe_mistake(error: ErrorDetails, overrides: Mapping[tuple[str, str], st
         case "model_type", (str(section),):
             return f"{path}: got {show(value)}; write a section, [{section}], with its keys below it"
         case _:
-            return f"{path}: got {show(value)}; {error['msg'].removeprefix('Value error, ')}"
+            # In the address of a server that cannot be read nobody knows where the password stands.
+            is_secret = place == ("storage", "url") and not str(value).startswith("sqlite:")
+            got = "" if is_secret else f"got {show(value)}; "
+            return f"{path}: {got}{error['msg'].removeprefix('Value error, ')}"
 
 
 def describe_unknown(section: str, key: str) -> str:

@@ -129,9 +129,7 @@ class PostgresNonces:
         self._block_end = rows[0]["next"]
         self._next = self._block_end - _BLOCK
         if self._block_end // _BLOCK % _PRUNED_EVERY == 0:
-            await self._session.execute(
-                "DELETE FROM spent_nonces WHERE counter < $1", (rows[0]["floor"] - _UNPRUNED,)
-            )
+            await self._session.execute("DELETE FROM spent_nonces WHERE counter < $1", (rows[0]["floor"] - _UNPRUNED,))
 
     async def _begin(self) -> None:
         """What a new session begins with (rule 4). The tables may be new, and lost with the crash."""
