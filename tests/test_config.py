@@ -377,6 +377,24 @@ def test_secrets_are_not_shown(secret: str, key: str) -> None:
     assert all("hunter2" not in line and "ter2" not in line and "joe" not in line for line in told)
 
 
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "postgresql://db/ca?password=hunter2",
+        "postgresql://joe:hunter2/ca",
+        "postgresql://joe:hun ter2@db/ca",
+        'postgresql://joe:hun"ter2@db/ca/x',
+        "postgresql:/joe:hunter2@db/ca",
+        "mysql:joe:hunter2@db/ca",
+    ],
+)
+def test_of_an_address_that_cannot_be_read_nothing_is_shown(secret: str) -> None:
+    """Where the password stands in it, nobody knows."""
+    told = mistakes_of(toml(GOOD), {environment_name("storage", "url"): secret})
+    assert told
+    assert all("ter2" not in line for line in told)
+
+
 def test_what_an_unknown_key_holds_is_not_shown() -> None:
     assert "hunter2" not in mistake_with("server", "admin_password", "hunter2")
     assert "hunter2" not in "".join(mistakes_of("admin_password = 'hunter2'"))

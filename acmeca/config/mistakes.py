@@ -1,7 +1,7 @@
 """Mistakes in a configuration, told: a line for each, with its key path, the value and what is allowed.
 
-Rule 1: nothing secret is shown: what stands before an @ in a URL is left out, and of a key that does not exist only its name
-is told.
+Rule 1: nothing secret is shown: what stands before an @ in a URL is left out, an address of a database
+server that cannot be read is not shown at all, and of a key that does not exist only its name is told.
 Rule 2: a name that does not exist is answered with the one that was probably meant, and where it belongs.
 """
 
@@ -56,7 +56,10 @@ def describe_mistake(error: ErrorDetails, overrides: Mapping[tuple[str, str], st
         case "model_type", (str(section),):
             return f"{path}: got {show(value)}; write a section, [{section}], with its keys below it"
         case _:
-            return f"{path}: got {show(value)}; {error['msg'].removeprefix('Value error, ')}"
+            # In the address of a server that cannot be read nobody knows where the password stands.
+            is_secret = place == ("storage", "url") and not str(value).startswith("sqlite:")
+            got = "" if is_secret else f"got {show(value)}; "
+            return f"{path}: {got}{error['msg'].removeprefix('Value error, ')}"
 
 
 def describe_unknown(section: str, key: str) -> str:

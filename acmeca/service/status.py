@@ -154,7 +154,8 @@ class Status:
 
     async def _follow(self) -> None:
         last = await self._store.certificates.last_revocation()
-        if self._followed is None or last - self._followed > _FOLLOWED_ONE_BY_ONE:
+        # A number that fell: a standby took over that did not have the last revocations. The next ones bear their numbers.
+        if self._followed is None or not 0 <= last - self._followed <= _FOLLOWED_ONE_BY_ONE:
             self._generation += 1
             self._answers.clear()
             self._followed = last

@@ -75,7 +75,10 @@ class Seal(Protocol):
         """The number of this commit, one more than that of any writer before. Raises `FencedError`, a `StorageError`."""
 
     async def has_number(self, reader: Reader, number: int) -> bool:
-        """Whether the commit of that number by this writer was kept: asked when the answer to a COMMIT was lost."""
+        """Whether the commit of that number by this writer was kept: asked when the answer to a COMMIT was lost.
+
+        Raises `StorageError` when it cannot tell: what may have been kept is not withdrawn.
+        """
 
     def append(self, number: int, entries: Sequence[Entry]) -> None:
         """Make the entries of this commit durable. Raises `StorageError`, and then nothing of them is there."""

@@ -10,7 +10,8 @@ commit with its number, or takes one back (`withdrawn`). Octets stand in it as {
 Rule 3: a commit that was journalled and never withdrawn may still not have happened, when the process died between the two.
 It is replayed all the same: that makes the CA more careful (a serial too many known, a revocation too many), never less.
 Rule 4: an append that fails leaves nothing of itself. Where even that is impossible, or the disk failed to sync (what it has
-of the file then is anybody's guess), the segment is given up for a new one.
+of the file then is anybody's guess), the segment is given up for a new one. So is one that somebody has removed or moved to another
+disk: what is written to a file without a name is gone with the process.
 """
 
 import base64
@@ -18,6 +19,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,7 +68,7 @@ class Journal:
     """The journal of one process. Its calls block; they are made from one thread at a time.
 
     `clock` says when a commit was made. The directory is made, for its owner alone, when it is not there; `JournalError` when
-    it cannot be.
+    it cannot be, or when everybody can write to it.
     """
 
     def __init__(
@@ -90,10 +92,13 @@ class Journal:
             if not directory.is_dir():
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 _sync_directory(directory.parent)
+            mode = directory.stat().st_mode
         except OSError as error:
             raise JournalError(
                 f"the directory of the journal, {directory}, cannot be made: {error.strerror}"
             ) from error
+        if mode & stat.S_IWOTH:  # a restore does what stands in it, and misses what is not there any more
+            raise JournalError(f"anybody can write to the directory of the journal; run: chmod o-w {directory}")
 
     def append(self, number: int, entries: Sequence[Entry]) -> None:
         """Write one commit and wait until it is durable. Raises `JournalError`, and then nothing of it is there."""
@@ -121,7 +126,7 @@ class Journal:
     def _write(self, document: dict[str, object]) -> None:
         line = _line(document)
         try:
-            if self._file is None or self._length + len(line) > self._segment_bytes:
+            if self._file is None or self._length + len(line) > self._segment_bytes or _is_unlinked(self._file):
                 self._begin_segment()
             self._append(line)
         except OSError as error:
@@ -284,6 +289,10 @@ def _load(value: Any) -> Value:
     if value is None or isinstance(value, (str, int)):
         return value
     raise ValueError(f"a {type(value).__name__} is no value of a column")
+
+
+def _is_unlinked(file: int) -> bool:
+    return os.fstat(file).st_nlink == 0
 
 
 def _sync_directory(directory: Path) -> None:

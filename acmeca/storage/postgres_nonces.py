@@ -5,7 +5,11 @@ took over, they are empty, and with them is the epoch with its key; whoever find
 taken for a fresh one.
 Rule 2: a nonce is spent by one statement that inserts its counter, if the epoch is still the one of its key. Where the answer
 is lost it counts as spent: the client repeats with a fresh one (RFC 8555 §6.5).
-Rule 3: counters are allotted in blocks, and what is below the window is pruned whenever one has come so far: a bounded step.
+Rule 3: counters are allotted in blocks, and what is below the window is pruned whenever one has come so far: a bounded step. What has
+just left the window stays: a statement that began before (its server was slow) still takes it for a part of the window, and finds
+that it was spent.
+Rule 4: with a connection the epoch is read anew. A server that crashed has begun another, and what we minted in the old one is
+refused.
 """
 
 import asyncio
@@ -21,6 +25,7 @@ from acmeca.storage.postgres_url import PostgresUrl
 
 _BLOCK: Final = 256  # counters that a process takes at a time
 _PRUNED_EVERY: Final = 64  # blocks
+_UNPRUNED: Final = _BLOCK * _PRUNED_EVERY  # counters below the window that are remembered
 _LOOK_SECONDS: Final = 1.0  # between two looks for another epoch, when a nonce is none of ours
 
 _TABLES: Final = f"""\
@@ -62,12 +67,7 @@ class PostgresNonces:
         limits = limits or Limits()
         parsed = PostgresUrl.parse(url)
         nonces = cls(await _session(parsed, limits), parsed, entropy=entropy, limits=limits)
-        try:
-            await nonces._session.run(_TABLES)
-            await nonces._read_epoch()
-        except BaseException:
-            nonces._session.drop()
-            raise
+        await nonces._begin()
         return nonces
 
     async def mint(self) -> str:
@@ -129,7 +129,16 @@ class PostgresNonces:
         self._block_end = rows[0]["next"]
         self._next = self._block_end - _BLOCK
         if self._block_end // _BLOCK % _PRUNED_EVERY == 0:
-            await self._session.execute("DELETE FROM spent_nonces WHERE counter < $1", (rows[0]["floor"],))
+            await self._session.execute("DELETE FROM spent_nonces WHERE counter < $1", (rows[0]["floor"] - _UNPRUNED,))
+
+    async def _begin(self) -> None:
+        """What a new session begins with (rule 4). The tables may be new, and lost with the crash."""
+        try:
+            await self._session.run(_TABLES)
+            await self._read_epoch()
+        except BaseException:
+            self._session.drop()
+            raise
 
     async def _read_epoch(self) -> None:
         """The epoch that all replicas share; begun here when there is none."""
@@ -157,6 +166,7 @@ class PostgresNonces:
     async def _connected(self) -> Session:
         if self._session.is_lost:
             self._session = await _session(self._url, self._limits)
+            await self._begin()
         return self._session
 
 

@@ -113,7 +113,11 @@ def _parse_hosts(text: str, port_text: str) -> tuple[tuple[str, int], ...]:
     for item in text.split(",") if text else ():
         match = _HOST.fullmatch(unquote(item))
         if match is None:
-            raise ValueError(f"{item!r} is no host, nor host:port (an IPv6 address stands in brackets); {_EXAMPLE}")
+            # Behind the colon may be a password: of an address without a host, or with the user in ?host=.
+            shown = unquote(item).partition(":")[0]
+            raise ValueError(
+                f"{shown!r} with what follows it is no host, nor host:port (an IPv6 address stands in brackets); {_EXAMPLE}"
+            )
         port = match["port"] or match["port6"]
         hosts.append((match["address"] or match["name"], _parse_port(port) if port else default))
     return tuple(hosts)

@@ -8,6 +8,8 @@ Rule 4: orders and authorizations are not journalled: a client makes new ones. A
 account and its names; an order that is there moves on with its certificate.
 Rule 5: an entry of a kind, or with a column, that this program does not know stops the replay: a newer acmeca wrote it, and what
 it meant must not be lost. What cannot be placed, because something before it is missing, is told and passed over.
+Rule 6: a CA has one root from its beginning. A journal with another one is another CA's, and stops the replay: its issuers would be
+this one's, its root would be handed out as this one's, and its numbers would decide which commits of this one never happened.
 """
 
 import json
@@ -17,11 +19,13 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
+from acmeca.audit import AuthorizationDeactivated
 from acmeca.storage.accounts import shut_account
 from acmeca.storage.certificates import KEY_COMPROMISE, insert_names
 from acmeca.storage.database import Database, Entry, Transaction
 from acmeca.storage.journal import Commit, JournalError
 from acmeca.storage.journals import AUDIT
+from acmeca.storage.times import from_seconds
 
 _BATCH: Final = 200  # commits of one transaction
 _TOLD: Final = 1000  # what could not be placed is named up to here, and counted beyond
@@ -206,8 +210,17 @@ def _require_known(entry: Entry, commit: Commit) -> None:
 
 
 async def _place_issuer(entry: _Placing) -> bool:
+    """Rule 6."""
     values = entry.values
     parent = values["parent_id"]
+    if parent is None and await entry.tx.fetch_one(
+        "SELECT 1 FROM issuers WHERE parent_id IS NULL AND NOT EXISTS (SELECT 1 FROM issuers WHERE id = $1) LIMIT 1",
+        values["id"],
+    ):
+        raise JournalError(
+            f"a journal is of another CA: it holds the root {values['id']}, made at {from_seconds(values['created_at'])}, which is "
+            "not in the backup. Leave out its directory (--journal), or move its segments away from those of this CA"
+        )
     if parent is not None and await entry.tx.fetch_one("SELECT 1 FROM issuers WHERE id = $1", parent) is None:
         entry.tally.give_up(f"issuer {values['id']}: its issuer {parent} is not there")
         return False
@@ -460,7 +473,23 @@ async def _place_record(entry: _Placing) -> bool:
         values["event"],
         values["hash"],
     )
+    if kind == AuthorizationDeactivated.kind:
+        await _shut_authorization(entry.tx, subject)
     return True
+
+
+async def _shut_authorization(tx: Transaction, authorization_id: str) -> None:
+    """Rule 4 is for what a client can make again. What it gave up after the backup (RFC 8555 §7.5.2) must not be valid again."""
+    changed = await tx.execute(
+        "UPDATE authorizations SET status = 'deactivated' WHERE id = $1 AND status IN ('pending', 'valid')",
+        authorization_id,
+    )
+    if changed:
+        await tx.execute(
+            "UPDATE orders SET status = 'invalid' WHERE status IN ('pending', 'ready')"
+            " AND id IN (SELECT order_id FROM order_authorizations WHERE authorization_id = $1)",
+            authorization_id,
+        )
 
 
 def _columns_of(event: str) -> tuple[str, str, str]:

@@ -5,6 +5,8 @@ Rule 2: what is missing is looked for where it must show: damaged and shortened 
 audit's chains (every commit that was journalled has a record there, and a chain has no gaps), and ends of chains that were kept
 elsewhere (`KnownHead`). The end of a journal that nobody kept the head of cannot be missed: that is said in docs/backup.md.
 Rule 3: leases and writers begin anew: whoever had something in hand is gone.
+Rule 4: where something is missing, numbers go on far above all that the missing journals can have. When those are found one day, a
+commit in them is not taken for one that never happened because another writer's bears its number (journals.py, rule 3).
 """
 
 import json
@@ -22,6 +24,7 @@ from acmeca.storage.replay import Tally, raise_last_commits, replay
 from acmeca.storage.sqlite import SqliteDatabase
 
 _PAGE: Final = 2000
+_ROOM: Final = 1 << 40  # numbers; a thousand commits a second need 35 years for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ async def build(
             await raise_last_commits(database, journals.last_numbers)
         await _begin_anew(database)
         losses = await _find_losses(database, backup.manifest, journals, tally, known_heads)
+        if losses:
+            await _leave_room(database)
         newest = await database.fetch_one("SELECT MAX(at) AS at FROM audit")
         return Restored(
             path=path,
@@ -93,6 +98,15 @@ async def _begin_anew(database: Database) -> None:
     async def body(tx: Transaction) -> None:
         await tx.execute("UPDATE leases SET instance = ''")
         await tx.execute("UPDATE writers SET instance = '', ended = 1")
+
+    await database.write(body)
+
+
+async def _leave_room(database: Database) -> None:
+    """Rule 4."""
+
+    async def body(tx: Transaction) -> None:
+        await tx.execute("UPDATE writers SET last_commit = last_commit + $1", _ROOM)
 
     await database.write(body)
 

@@ -12,7 +12,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -51,7 +51,7 @@ class Place:
     """Where a database is: a file, or a PostgreSQL server. `shown` is its address without a password."""
 
     path: Path | None
-    url: str
+    url: str = field(repr=False)
     shown: str
 
     @classmethod

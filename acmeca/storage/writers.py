@@ -63,7 +63,11 @@ class CommitSeal:
             self._writer.name,
             self._writer.instance,
         )
-        return row is not None and row["last_commit"] >= number
+        if row is None:  # the commit may have been kept before that
+            raise FencedError(
+                f"another process writes as {self._writer.name} now, and what became of commit {number} cannot be told any more"
+            )
+        return bool(row["last_commit"] >= number)
 
     def append(self, number: int, entries: Sequence[Entry]) -> None:
         self._journal.append(number, entries)

@@ -180,6 +180,18 @@ class TestFollowing:
         await status.follow()
         assert await status_at(other, issued) == "REVOKED"
 
+    async def test_a_number_that_fell(self, ca: RunningCa, other: Opened) -> None:
+        """A standby took over that lacked two revocations, and the next one bears the number of one of them."""
+        status = other.services.status
+        client = await ca.client()
+        issued = await client.issue("a.localhost")
+        assert await status_at(other, issued) == "GOOD"
+        assert status._followed is not None
+        status._followed += 2
+        (await client.revoke(issued.der)).ok()
+        await status.follow()
+        assert await status_at(other, issued) == "REVOKED"
+
     async def test_an_answer_that_is_signed_while_it_is_revoked_is_not_kept(self, ca: RunningCa, other: Opened) -> None:
         """What was read before `follow` and signed after it is given out, as it was true, and never again."""
         client = await ca.client()

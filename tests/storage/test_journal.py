@@ -5,6 +5,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 import stat
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -348,6 +349,15 @@ class TestTrouble:
         with pytest.raises(JournalError, match="cannot be made"):
             journal(directory)
 
+    def test_a_directory_that_anybody_can_write_to(self, directory: Path) -> None:
+        """What stands in it is done at a restore."""
+        directory.mkdir()
+        directory.chmod(0o777)
+        with pytest.raises(JournalError, match="chmod o-w"):
+            journal(directory)
+        directory.chmod(0o770)
+        journal(directory)
+
     def test_a_directory_that_goes_away_and_comes_back(self, directory: Path) -> None:
         """A file system of its own, unmounted for a while."""
         writing = journal(directory)
@@ -357,6 +367,18 @@ class TestTrouble:
         directory.mkdir()
         writing.append(2, [REVOCATION])
         assert [commit.number for commit in commits(directory)] == [2]
+
+    def test_a_segment_that_is_removed_is_followed_by_a_new_one(self, directory: Path) -> None:
+        """Somebody moves the journal to another disk, or deletes too much: what comes later is journalled all the same."""
+        writing = journal(directory)
+        writing.append(1, [REVOCATION])
+        next(directory.iterdir()).unlink()
+        writing.append(2, [REVOCATION])
+        writing.append(3, [REVOCATION])
+        assert [commit.number for commit in commits(directory)] == [2, 3]
+        shutil.rmtree(directory)
+        with pytest.raises(JournalError, match="cannot be written"):
+            writing.append(4, [REVOCATION])
 
     def test_a_sync_that_fails_ends_the_segment(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Rule 4: what the kernel still has of a file whose sync failed may be lost, and a later sync would not say so."""

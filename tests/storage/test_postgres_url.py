@@ -1,10 +1,13 @@
 """The address of a PostgreSQL database: what is taken, what is told, and that no password gets out."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from acmeca.storage.postgres_url import PostgresUrl
+from acmeca.storage.transfer import Place
 
 
 @pytest.mark.parametrize(
@@ -75,6 +78,17 @@ def test_a_password_never_gets_out(secret: str) -> None:
     else:
         shown = repr(url) + url.redacted
     assert "ter2" not in shown
+
+
+@pytest.mark.parametrize("text", ["joe:hunter2/ca", "joe:hunter2:5432/ca", "/ca?host=joe:hunter2"])
+def test_neither_does_one_where_the_host_should_stand(text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        PostgresUrl.parse(f"postgresql://{text}")
+    assert "ter2" not in str(caught.value)
+
+
+def test_a_place_is_shown_without_its_password(tmp_path: Path) -> None:
+    assert "hunter2" not in repr(Place.parse("postgresql://joe:hunter2@db/ca", base=tmp_path))
 
 
 @given(

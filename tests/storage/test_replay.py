@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from acmeca.audit import AuthorizationDeactivated, build_record
 from acmeca.storage import audit as stored_audit
 from acmeca.storage.database import Entry
 from acmeca.storage.journal import Commit, JournalError
@@ -300,6 +301,47 @@ class TestAccounts:
         await stored.kept_order(kept, owner)
         tally = await place(kept, "account", **(self.ENTRY | {"thumbprint": owner.thumbprint}))
         assert tally.unplaced == [f"account new: its key has another account, {owner.id}"]
+
+
+class TestAuthorizations:
+    async def test_what_was_given_up_after_the_backup_is_not_valid_again(self, kept: Store) -> None:
+        """The backup has a ready order; its authorization was deactivated later, which only the audit's record tells."""
+        owner = await stored.kept_account(kept)
+        order, (given_up,) = await stored.ready_order(kept, owner)
+        other, _ = await stored.ready_order(kept, owner)
+        event = AuthorizationDeactivated(
+            actor=f"account:{owner.id}", authorization_id=given_up.id, identifier=given_up.identifier.value
+        )
+        record = build_record(None, writer="w", at=stored.NOW, event=event)
+        values = {name: getattr(record, name) for name in ("writer", "sequence", "at", "event", "hash")}
+        await place(kept, "audit", **values)
+        statuses = dict(await rows(kept, "SELECT id, status FROM orders"))
+        assert statuses == {order.id: "invalid", other.id: "ready"}
+        assert await rows(kept, "SELECT status FROM authorizations WHERE id = $1", given_up.id) == [("deactivated",)]
+        assert (await place(kept, "audit", **values)).commits == 0
+
+
+class TestIssuers:
+    def entry(self, id_: str, parent_id: str | None) -> dict[str, Any]:
+        return {
+            "id": id_,
+            "parent_id": parent_id,
+            "state": "active",
+            "certificate": b"der",
+            "key_reference": None,
+            "ocsp_url": "",
+            "crl_url": "",
+            "issuer_url": "",
+            "created_at": 1,
+        }
+
+    async def test_the_root_of_another_ca_stops_the_replay(self, kept: Store) -> None:
+        """Its database was deleted and a CA made anew beside the journal of the first, or a directory was mistaken."""
+        before = await rows(kept, "SELECT id FROM issuers ORDER BY id")
+        with pytest.raises(JournalError, match=r"another CA.*foreign"):
+            await place(kept, "issuer", **self.entry("foreign", None))
+        assert await rows(kept, "SELECT id FROM issuers ORDER BY id") == before
+        assert (await place(kept, "issuer", **self.entry("root", None))).commits == 0
 
 
 class TestCrls:

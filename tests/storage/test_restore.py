@@ -11,13 +11,15 @@ import pytest
 
 from acmeca.audit import Head
 from acmeca.storage import placement
+from acmeca.storage.audit import fetch_head
 from acmeca.storage.backup import opened_backup
 from acmeca.storage.journal import segments
 from acmeca.storage.journals import Journals, gather
 from acmeca.storage.pruning import superfluous
 from acmeca.storage.restore import KnownHead, Restored, build
+from tests.support import stored
 from tests.support.databases import connect
-from tests.support.journalled import journalled_state, journalled_store, live, make_hierarchy
+from tests.support.journalled import journalled_state, journalled_store, live, make_hierarchy, revoke
 from tests.support.mishaps import KILLED, back_up, killed_at, no_progress
 from tests.support.server import temporary_directory
 
@@ -62,6 +64,37 @@ def restored(
 
 def journal_of(directory: Path, writer: str, place: int) -> Path:
     return [segment.path for segment in segments(directory / "journal") if segment.writer == writer][place]
+
+
+async def test_a_journal_that_is_found_after_an_incomplete_restore_is_replayed_to_its_end(tmp_path: Path) -> None:
+    """Another writer has gone on meanwhile, and its numbers say nothing of the last commit of the one that was lost."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    async with journalled_store(first, name="a") as a:
+        await make_hierarchy(a)
+        back_up(first / "acmeca.db", first / "b.backup")
+    async with journalled_store(first, name="b") as b:
+        made = await stored.issued_certificate(b)
+        await revoke(b, made)
+        head = await fetch_head(b.database, "b")
+    assert head is not None
+
+    async def build_with(journals: Journals, target: Path) -> Restored:
+        with opened_backup(first / "b.backup", on_progress=no_progress) as backup:
+            return await build(backup, target, journals, known_heads=[KnownHead(head, "heads", 1)])
+
+    of_a = Journals(tuple(segment for segment in segments(first / "journal") if segment.writer == "a"))
+    assert (await build_with(of_a, second / "acmeca.db")).losses
+    async with journalled_store(second, name="c") as c:
+        for _ in range(5):
+            await stored.issued_certificate(c)
+    found = await build_with(gather([first / "journal", second / "journal"]), tmp_path / "new.db")
+    assert found.losses == ()
+    with connect(tmp_path / "new.db") as connection:
+        revoked = connection.execute("SELECT revoked_at FROM certificates WHERE id = ?", (made.id,)).fetchone()
+    assert revoked is not None
+    assert revoked[0] is not None
 
 
 class TestCompleteness:
