@@ -297,6 +297,10 @@ def _gather(config: Config, journal_dirs: Sequence[Path]) -> Journals:
     return gather([config.journal_dir, *journal_dirs])
 
 
+# Revocations one by one make two CRLs a second, and each takes a number: so numbers that were lost may lie ahead of the clock.
+_LEAD: Final = 86_400
+
+
 async def _finish(config: Config, building: Path, restored: Restored, *, actor: str, ambient: Ambient) -> None:
     """What the restored CA itself has to say and to do: the audit's record, and a CRL number that nobody has seen.
 
@@ -317,7 +321,11 @@ async def _finish(config: Config, building: Path, restored: Restored, *, actor: 
             if not stored.is_root:
                 now = ambient.now()
                 await store.crls.begin(
-                    stored.issuer.id, this_update=now, next_update=now + timedelta(seconds=1), actor=actor
+                    stored.issuer.id,
+                    this_update=now,
+                    next_update=now + timedelta(seconds=1),
+                    actor=actor,
+                    lead=0 if restored.is_complete else _LEAD,
                 )
 
 
@@ -326,7 +334,8 @@ def _put_keys(data_dir: Path, backup: Backup) -> tuple[tuple[str, ...], tuple[st
     written, differing = [], []
     for file in backup.files():
         path = data_dir / file.path
-        if data_dir.resolve() not in path.resolve().parents:
+        is_ours = file.path == LISTENER_FILE or file.path.partition("/")[0] in _KEY_DIRECTORIES
+        if not is_ours or data_dir.resolve() not in path.resolve().parents:
             raise AcmecaError(f"the backup has a file {file.path!r} that belongs elsewhere; it was not made by acmeca")
         if path.exists():
             if path.read_bytes() != file.content:

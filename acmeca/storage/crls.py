@@ -108,10 +108,12 @@ class Crls:
         next_update: datetime,
         actor: str = audit.SYSTEM,
         lease: Lease | None = None,
+        lead: int = 0,
     ) -> CrlDraft:
         """Take the next number, fix the CRL's content, and write down that it will be signed; `actor` is who asked for it.
 
-        What is done by duty comes with a `lease`: `StaleError` when that is another process's by now.
+        What is done by duty comes with a `lease`: `StaleError` when that is another process's by now. The number is at least
+        `lead` more than this moment's, for whoever knows that numbers were lost.
 
         RFC 5280 §3.3: "An entry MUST NOT be removed from the CRL until it appears on one regularly scheduled CRL issued
         beyond the revoked certificate's validity period." So an entry stays unless the newest published CRL was issued after
@@ -130,7 +132,7 @@ class Crls:
             )
             if row is None:
                 raise StaleError("an aggregate without a row")
-            number = max(row["number"] + 1, started)
+            number = max(row["number"] + 1, started + lead)
             revoked = await _revoked(tx, issuer_id, at=started, through_sequence=row["through"])
             await tx.execute(
                 "INSERT INTO crls (issuer_id, number, this_update, next_update, through_sequence, entries)"
