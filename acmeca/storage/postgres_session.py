@@ -26,7 +26,7 @@ from asyncpg.connect_utils import SessionAttribute
 from acmeca.storage.database import Row, Value
 from acmeca.storage.errors import NotUniqueError, StorageError
 from acmeca.storage.postgres_url import PostgresUrl, print_host
-from acmeca.storage.sqlite import parse_statement
+from acmeca.storage.statements import parse_statement
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar, cast
 from acmeca.storage.database import Reader, Row, Transaction, Value
 from acmeca.storage.errors import StorageError
 from acmeca.storage.schema import Standing
-from acmeca.storage.sqlite import parse_statement
+from acmeca.storage.statements import parse_statement
 
 T = TypeVar("T")
 
