@@ -14,7 +14,7 @@ import pytest
 from acmeca.service import jobs
 from acmeca.storage import sqlite
 from acmeca.storage.database import Value
-from acmeca.storage.sqlite import parse_statement
+from acmeca.storage.statements import parse_statement
 from tests.support.databases import connect
 from tests.support.server import RunningCa, running_ca, until
 

@@ -24,7 +24,8 @@ from acmeca.errors import Busy
 from acmeca.storage.database import Database, Transaction
 from acmeca.storage.errors import NotUniqueError, StorageError
 from acmeca.storage.schema import Step
-from acmeca.storage.sqlite import SqliteDatabase, _run_in_thread, parse_statement
+from acmeca.storage.sqlite import SqliteDatabase, _run_in_thread
+from acmeca.storage.statements import parse_statement
 from tests.support.databases import NOTES, connect, in_writer, open_database, start_python, traced
 
 INSERT = "INSERT INTO notes (id, body) VALUES ($1, $2)"
