@@ -163,7 +163,7 @@ class Supervisor:
             raise SupervisionError(f"the workers cannot be started: {error}") from error
         for worker in self._current:
             await _first(worker.ready, worker.ended, self._stop)
-            if worker.ended.is_set() and not self._stop.is_set():
+            if worker.ended.is_set() and not worker.ready.is_set() and not self._stop.is_set():
                 self._fail(f"worker {worker.slot} {worker.end} before it was ready (it says why above)")
             if self._stop.is_set():
                 return False

@@ -208,7 +208,7 @@ def _watch_journal(points: Points) -> None:
         for kind in kinds:
             points.passed(f"after sync of {kind}")
 
-    app.CommitSeal = WatchedSeal  # type: ignore[attr-defined]  # as in `_watch_files`
+    app.stores.CommitSeal = WatchedSeal  # type: ignore[attr-defined]  # as in `_watch_files`
     os.fdatasync = watched_sync
 
 
@@ -224,7 +224,7 @@ def _watch_nonces(points: Points) -> None:
             super().admit(first, count)
             points.passed("in nonce block")
 
-    app.FileNonces = WatchedNonces  # type: ignore[attr-defined]  # as in `_watch_files`
+    app.stores.FileNonces = WatchedNonces  # type: ignore[attr-defined]  # as in `_watch_files`
     nonce_file.SpentWindow = WatchedWindow  # type: ignore[attr-defined]  # as in `_watch_files`
 
 

@@ -8,6 +8,7 @@ import asyncio
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -171,8 +172,8 @@ async def new_account(account: PersistentClient) -> Answer:
 def use_up_nonces(path: Path, counter: int) -> None:
     """Have the file of nonces go on from `counter`, as if so many had been minted."""
     with path.open("r+b") as file:
-        file.seek(nonce_file._END_AT)
-        file.write(nonce_file._END.pack(counter))
+        file.seek(nonce_file._END.start)
+        file.write(counter.to_bytes(8, sys.byteorder))
 
 
 def backup_path(disk: Disk) -> Path:

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from acmeca import app
 from acmeca.config import Config
+from acmeca.keystore.pem import load_key
 from acmeca.pki.signing import PrivateKey
 from acmeca.storage import audit as audit_storage
 from acmeca.storage import sqlite as sqlite_storage
@@ -113,9 +114,9 @@ async def at_work(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Runnin
                 return signature
 
         def open_key(path: Path) -> PrivateKey:
-            return NotedKey(app.pem.load_key(path))  # type: ignore[arg-type]  # an EC key
+            return NotedKey(load_key(path))  # type: ignore[arg-type]  # an EC key
 
-        monkeypatch.setattr(app, "CommitSeal", NotedSeal)
+        monkeypatch.setattr(app.stores, "CommitSeal", NotedSeal)
         monkeypatch.setattr(site, "open_key", open_key)
         async with site.running() as ca:
             vars(ca)["log_length"] = length

@@ -87,7 +87,7 @@ class TestPort:
         port = ca.config.server.admin_listen.port
         taken = Listener(web.Application(), host="127.0.0.1", port=port)
         with caplog.at_level(logging.WARNING):
-            await app._start_admin(taken, self.config(ca))
+            await app.listeners._start_admin(taken, self.config(ca))
         await taken.stop()
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
@@ -98,13 +98,13 @@ class TestPort:
         port = ca.config.server.admin_listen.port
         taken = Listener(web.Application(), host="127.0.0.1", port=port)
         with pytest.raises(ListenerError, match="cannot be bound"):
-            await app._start_admin(taken, self.config(ca, admin_listen=f"127.0.0.1:{port}"))
+            await app.listeners._start_admin(taken, self.config(ca, admin_listen=f"127.0.0.1:{port}"))
         await taken.stop()
 
     async def test_a_default_that_is_free(self, ca: RunningCa, caplog: pytest.LogCaptureFixture) -> None:
         with reserved_port() as port:
             free = Listener(web.Application(), host="127.0.0.1", port=port)
-            await app._start_admin(free, self.config(ca))
+            await app.listeners._start_admin(free, self.config(ca))
             assert list(free.endpoints) == [("127.0.0.1", port)]
             await free.stop()
         assert not caplog.records
