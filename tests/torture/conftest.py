@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tests.support.installations import Installation, make_installation, short_directory
-from tests.support.stages import Client, Stage, clients_of, made_stage
+from tests.support.stages import TORTURE, Client, Stage, clients_of, made_stage
+
+# What takes half a minute by itself, and has a shorter relative in `make test` (a replica that is killed: test_replicas.py).
+collect_ignore = [] if TORTURE else ["test_rolling_restart.py"]
 
 
 @pytest.fixture(scope="session")
