@@ -13,19 +13,17 @@ still answer.
 """
 
 import asyncio
-import random
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from types import coroutine
-from typing import Any, Final, Self, TypeAlias, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Self, TypeVar, cast
 
 from acmeca.errors import Busy
 from acmeca.storage.database import Entry, Reader, Row, Seal, Transaction, Value
 from acmeca.storage.errors import StorageError
 from acmeca.storage.group_commit import Body, GroupCommit, Outcome
 from acmeca.storage.observation import CommitObserver
+from acmeca.storage.postgres_bodies import GoesOnError, answer_in_savepoint, run_body
+from acmeca.storage.postgres_readers import Patience, Readers
 from acmeca.storage.postgres_schema import WRITERS_LOCK, migrate
 from acmeca.storage.postgres_session import (
     Limits,
@@ -33,9 +31,7 @@ from acmeca.storage.postgres_session import (
     LostConnectionError,
     Session,
     UncertainError,
-    UnreachableError,
     connect,
-    require_statement,
 )
 from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.storage.postgres_whole import read_whole
@@ -49,8 +45,6 @@ _BATCH_LIMIT: Final = (
 )
 _READERS: Final = 4  # quick reads at a time
 _SCANS: Final = 2  # long ones
-_FIRST_DELAY: Final = 0.05  # seconds between two attempts to connect, doubled each time
-_LONGEST_DELAY: Final = 1.0
 _LONG_SILENCE: Final = 0.5  # seconds
 
 _BEGIN: Final = (
@@ -58,125 +52,6 @@ _BEGIN: Final = (
 )
 _NEXT_BODY: Final = "RELEASE SAVEPOINT body; SAVEPOINT body"
 _UNDO_BODY: Final = "ROLLBACK TO SAVEPOINT body"  # the savepoint stays, for the next body
-
-
-# --- bodies -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A statement that a body asks for."""
-
-    sql: str
-    args: tuple[Value, ...]
-    is_change: bool
-
-
-@coroutine
-def _ask(request: _Request) -> Generator[_Request, Any, Any]:
-    return (yield request)
-
-
-@dataclass(slots=True)
-class _PostgresTransaction:
-    """The `Transaction` one body is given. Its methods hand a request to whoever runs the body (`_run_body`)."""
-
-    entries: list[Entry] = field(default_factory=list)
-    is_finished: bool = False
-
-    async def fetch_one(self, sql: str, *args: Value) -> Row | None:
-        rows = await self.fetch_all(sql, *args)
-        return rows[0] if rows else None
-
-    async def fetch_all(self, sql: str, *args: Value) -> list[Row]:
-        self._require_open()
-        require_statement(sql)
-        return cast("list[Row]", await _ask(_Request(sql, args, is_change=False)))
-
-    async def execute(self, sql: str, *args: Value) -> int:
-        self._require_open()
-        require_statement(sql, is_change=True)
-        return cast("int", await _ask(_Request(sql, args, is_change=True)))
-
-    def journal(self, entry: Entry) -> None:
-        self._require_open()
-        self.entries.append(entry)
-
-    def _require_open(self) -> None:
-        if self.is_finished:
-            raise StorageError("a transaction was used after its write had ended")
-
-
-class _GoesOnError(Exception):
-    """A body went on after a statement of it had failed, which has spoilt the transaction."""
-
-
-_Answer: TypeAlias = Callable[[Session, _Request], Awaitable[object]]
-
-
-async def _answer(session: Session, request: _Request) -> object:
-    run = session.execute if request.is_change else session.fetch
-    return await run(request.sql, request.args)
-
-
-async def _answer_in_savepoint(session: Session, request: _Request) -> object:
-    """The same, but a statement that fails is undone alone."""
-    await session.run("SAVEPOINT statement")
-    try:
-        answer = await _answer(session, request)
-    except LostConnectionError:
-        raise
-    except StorageError:
-        await session.run("ROLLBACK TO SAVEPOINT statement")
-        raise
-    await session.run("RELEASE SAVEPOINT statement")
-    return answer
-
-
-async def _run_body(
-    session: Session,
-    body: Callable[[_PostgresTransaction], Awaitable[T]],
-    *,
-    answer: _Answer = _answer,
-    may_go_on: bool,
-) -> tuple[T, list[Entry]]:
-    """Run a body step by step: it asks, `answer` answers. What it raises comes out; it may await its transaction only.
-
-    Raises `_GoesOnError` when the body goes on after a failed statement and may not, and `LostConnectionError` past the body.
-    """
-    tx = _PostgresTransaction()
-    steps = body(tx).__await__()
-    answered: object = None
-    failure: StorageError | None = None
-    try:
-        while True:
-            try:
-                request = steps.send(answered) if failure is None else steps.throw(failure)
-            except StopIteration as end:
-                if failure is not None and not may_go_on:
-                    raise _GoesOnError from None
-                return cast("T", end.value), tx.entries
-            except BaseException as error:
-                if failure is not None and error is not failure and not may_go_on:
-                    raise _GoesOnError from None
-                raise
-            if not isinstance(request, _Request):
-                raise RuntimeError(  # noqa: TRY004  (it is not the type of a value that is wrong)
-                    "the body of a write awaited something other than its transaction"
-                )
-            if failure is not None and not may_go_on:
-                raise _GoesOnError
-            answered, failure = None, None
-            try:
-                answered = await answer(session, request)
-            except LostConnectionError:
-                raise
-            except StorageError as error:
-                failure = error
-    finally:
-        tx.is_finished = True
-        with suppress(Exception):  # what a body does in a `finally` once it was left is of no account any more
-            steps.close()
 
 
 # --- the writer ---------------------------------------------------------------------------------------------------
@@ -191,40 +66,6 @@ class _LostCommitError(Exception):
         self.number = number
 
 
-class _Patience:
-    """How long a database may be out of reach: from the moment it was lost until something was done again."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._lost_at: float | None = None
-
-    def note_loss(self) -> None:
-        if self._lost_at is None:
-            self._lost_at = asyncio.get_running_loop().time()
-
-    def note_success(self) -> None:
-        self._lost_at = None
-
-    def lasts(self, delay: float = 0.0) -> bool:
-        """Whether it will not have ended in `delay` seconds. It is no shorter for one that finds the database lost already."""
-        self.note_loss()
-        now = asyncio.get_running_loop().time()
-        return self._lost_at is not None and now + delay < self._lost_at + self._seconds
-
-    async def connect(self, make: Callable[[], Awaitable[Session]]) -> Session:
-        """Try to connect at least once, and again while the patience lasts. Raises `StorageError`."""
-        delay = _FIRST_DELAY
-        while True:
-            try:
-                return await make()
-            except (UnreachableError, LostConnectionError) as error:
-                pause = delay * random.uniform(0.5, 1.5)  # noqa: S311  (so that many servers do not come at once)
-                if not self.lasts(pause):
-                    raise StorageError(f"the database cannot be reached: {error}") from None
-            await asyncio.sleep(pause)
-            delay = min(2 * delay, _LONGEST_DELAY)
-
-
 class _Writer:
     """The session that writes, and the way back to one."""
 
@@ -235,7 +76,7 @@ class _Writer:
         self._reconnect = reconnect
         self._limits = limits
         self._seal = seal
-        self._patience = _Patience(limits.patience)
+        self._patience = Patience(limits.patience)
 
     async def commit(self, bodies: Sequence[Body]) -> list[Outcome]:
         """Run all bodies in one transaction, whatever becomes of the connection (rule 3)."""
@@ -310,7 +151,7 @@ class _Writer:
 
     async def _seal_and_commit(self, session: Session, outcomes: list[Outcome], entries: Sequence[Entry]) -> None:
         # Step 3: the seal's number, and its journal beside the event loop.
-        number = None if self._seal is None else (await _run_body(session, self._seal.number, may_go_on=True))[0]
+        number = None if self._seal is None else (await run_body(session, self._seal.number, may_go_on=True))[0]
         if self._seal is not None and number is not None and entries:
             await asyncio.to_thread(self._seal.append, number, entries)
         # Step 4: see that there is a transaction yet. After a long silence (a slow disk under the journal, a process that was
@@ -341,10 +182,10 @@ class _Writer:
         """
         try:
             try:
-                value, entries = await _run_body(session, body, may_go_on=False)
-            except _GoesOnError:
+                value, entries = await run_body(session, body, may_go_on=False)
+            except GoesOnError:
                 await session.run(_UNDO_BODY)
-                value, entries = await _run_body(session, body, answer=_answer_in_savepoint, may_go_on=True)
+                value, entries = await run_body(session, body, answer=answer_in_savepoint, may_go_on=True)
         except LostConnectionError:
             raise
         except BaseException as error:  # it is its caller's, whatever it is; the writer lives on
@@ -366,7 +207,7 @@ class _Writer:
                 async def ask(reader: Reader) -> bool:
                     return await seal.has_number(reader, number)
 
-                kept, _ = await _run_body(session, ask, may_go_on=True)
+                kept, _ = await run_body(session, ask, may_go_on=True)
                 await session.run("ROLLBACK")
             except LostConnectionError:
                 self._note_loss()
@@ -395,102 +236,6 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-# --- the readers --------------------------------------------------------------------------------------------------
-
-
-class _Readers:
-    """Sessions that read, made when they are needed and kept for the next one."""
-
-    def __init__(self, make: Callable[[], Awaitable[Session]], *, size: int, wait: float, patience: float) -> None:
-        self._make = make
-        self._size = size
-        self._wait = wait
-        self._patience = _Patience(patience)
-        self._slots = asyncio.Semaphore(size)
-        self._idle: deque[Session] = deque()
-        self._made: set[Session] = set()  # those of today: what was made before `renew` is not taken back
-        self._closed = False
-
-    async def fetch(self, sql: str, args: Sequence[Value]) -> list[Row]:
-        """All rows of a statement, run again on a new session when the connection is lost."""
-        require_statement(sql)
-        if self._closed:
-            raise StorageError("the database is closed")
-        await self._take_slot()
-        try:
-            try:
-                return await self._fetch(sql, args)
-            except LostConnectionError:
-                self._patience.note_loss()
-                self.renew()
-            try:
-                return await self._fetch(sql, args)
-            except LostConnectionError as error:
-                self.renew()
-                raise StorageError(f"the database does not hold its connections: {error}") from None
-        finally:
-            self._slots.release()
-
-    def renew(self) -> None:
-        """Have no session that is older than this moment, but those in use."""
-        for session in self._idle:
-            session.drop()
-        self._idle.clear()
-        self._made.clear()
-
-    async def close(self) -> None:
-        """Let what is under way end within the time a read may wait; after that it is told that the connection is lost."""
-        self._closed = True
-        sessions = set(self._made)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._wait):
-                for _ in range(self._size):
-                    await self._slots.acquire()
-        for session in sessions - set(self._idle):
-            session.drop()
-        for session in self._idle:
-            await session.close()
-        self._idle.clear()
-
-    async def _take_slot(self) -> None:
-        try:
-            async with asyncio.timeout(self._wait):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise Busy(f"{self._size} reads hold the database for {self._wait:g} seconds already") from None
-        if self._closed:
-            self._slots.release()
-            raise StorageError("the database is closed")
-
-    async def _fetch(self, sql: str, args: Sequence[Value]) -> list[Row]:
-        session = self._idle.pop() if self._idle else await self._patience.connect(self._make)
-        self._made.add(session)
-        try:
-            rows = await session.fetch(sql, args)
-        except LostConnectionError:
-            self._forget(session)
-            raise
-        except StorageError:
-            self._give_back(session)
-            raise
-        except BaseException:  # cancelled; the server ends the statement when it finds us gone
-            self._forget(session)
-            raise
-        self._patience.note_success()
-        self._give_back(session)
-        return rows
-
-    def _give_back(self, session: Session) -> None:
-        if session in self._made and not session.is_lost and not self._closed:
-            self._idle.append(session)
-        else:
-            self._forget(session)
-
-    def _forget(self, session: Session) -> None:
-        self._made.discard(session)
-        session.drop()
-
-
 # --- the database -------------------------------------------------------------------------------------------------
 
 
@@ -498,7 +243,7 @@ class PostgresDatabase:
     """A `Database` that several processes on several hosts share. Made by `open`."""
 
     def __init__(
-        self, queue: GroupCommit, writer: _Writer, readers: _Readers, scanners: _Readers, *, url: str, limits: Limits
+        self, queue: GroupCommit, writer: _Writer, readers: Readers, scanners: Readers, *, url: str, limits: Limits
     ) -> None:
         self._url = url
         self._limits = limits
@@ -531,7 +276,7 @@ class PostgresDatabase:
         except ValueError as error:
             raise StorageError(f"[storage] url: {error}") from None
         unique: dict[str, tuple[str, ...]] = {}
-        pools: list[_Readers] = []
+        pools: list[Readers] = []
 
         async def make_writer() -> Session:
             session = await connect(parsed, limits, unique=unique, is_writer=True, statement=limits.statement)
@@ -561,10 +306,10 @@ class PostgresDatabase:
                 raise
             return session
 
-        session = await _Patience(limits.patience).connect(make_first)
+        session = await Patience(limits.patience).connect(make_first)
         writer = _Writer(session, reconnect=make_writer, limits=limits, seal=seal)
         pools += [
-            _Readers(make_reader(seconds), size=size, wait=limits.answer, patience=limits.patience)
+            Readers(make_reader(seconds), size=size, wait=limits.answer, patience=limits.patience)
             for seconds, size in ((limits.statement, _READERS), (limits.scan, _SCANS))
         ]
         queue = GroupCommit(

@@ -1,4 +1,4 @@
-"""The SQLite driver keeps what `storage/database.py` promises: durability, isolation of bodies, bounds, plain refusals."""
+"""What the SQLite driver promises beyond the contract (tests/contract): durability, bounds, its statements, plain refusals."""
 
 import asyncio
 import contextlib
@@ -156,15 +156,6 @@ class TestGroupCommit:
         gate.open()
         assert (await first, await stopped) == ("first", "gate")
 
-    async def test_a_body_sees_its_own_changes_and_those_before_it(self, database: SqliteDatabase) -> None:
-        async def count(tx: Transaction) -> int:
-            row = await tx.fetch_one(COUNT)
-            assert row is not None
-            await tx.execute(INSERT, f"n{row['n']}", "text")
-            return len(await tx.fetch_all("SELECT id FROM notes"))
-
-        assert await asyncio.gather(*(database.write(count) for _ in range(5))) == [1, 2, 3, 4, 5]
-
     @given(st.lists(st.tuples(st.sampled_from(["keep", "fail", "double"]), st.integers(0, 5)), max_size=12))
     @settings(max_examples=25, deadline=None)
     def test_what_is_kept_is_what_was_acknowledged(
@@ -228,70 +219,12 @@ class TestBodies:
             await database.write(suspend)
         assert await names(database) == []
 
-    async def test_a_body_cannot_write_through_the_database(self, database: SqliteDatabase) -> None:
-        inner = note("inner")
-
-        async def body(tx: Transaction) -> None:
-            await database.write(inner)
-
-        with pytest.raises(RuntimeError):
-            await database.write(body)
-        await database.write(note("next"))
-        assert await names(database) == ["next"]
-
     async def test_a_body_cannot_read_through_the_database(self, database: SqliteDatabase) -> None:
         async def body(tx: Transaction) -> None:
             await database.fetch_one(COUNT)
 
         with pytest.raises(StorageError, match="thread"):
             await database.write(body)
-
-    async def test_a_transaction_is_good_only_inside_its_body(self, database: SqliteDatabase) -> None:
-        kept: list[Transaction] = []
-
-        async def body(tx: Transaction) -> None:
-            kept.append(tx)
-
-        await database.write(body)
-        for call in (kept[0].execute(INSERT, "late", "text"), kept[0].fetch_one(COUNT), kept[0].fetch_all(COUNT)):
-            with pytest.raises(StorageError, match="after its write had ended"):
-                await call
-
-    async def test_execute_says_how_many_rows_changed(self, database: SqliteDatabase) -> None:
-        async def body(tx: Transaction) -> list[int]:
-            return [
-                await tx.execute("INSERT INTO notes (id, body) VALUES ('a', 'x'), ('b', 'x'), ('c', 'y')"),
-                await tx.execute("UPDATE notes SET body = $1 WHERE id = $2 AND body = $3", "z", "a", "x"),
-                await tx.execute("UPDATE notes SET body = $1 WHERE id = $2 AND body = $3", "z", "a", "x"),
-                await tx.execute("  -- all\nUPDATE notes SET body = 'w' RETURNING id"),
-                await tx.execute("INSERT INTO notes (id, body) VALUES ('a', 'x') ON CONFLICT (id) DO NOTHING"),
-                await tx.execute("DELETE FROM notes"),
-            ]
-
-        assert await database.write(body) == [3, 1, 0, 3, 0, 3]
-
-    @pytest.mark.parametrize(
-        "sql", ["SELECT id FROM notes", "WITH x AS (SELECT 'a' AS id) UPDATE notes SET body = 'z' WHERE id = 'a'"]
-    )
-    async def test_execute_never_guesses_the_number(self, database: SqliteDatabase, sql: str) -> None:
-        await database.write(note("a"))
-        with pytest.raises(StorageError, match="execute is for INSERT, UPDATE and DELETE"):
-            await database.write(lambda tx: tx.execute(sql))
-        row = await database.fetch_one("SELECT body FROM notes")
-        assert row is not None
-        assert row["body"] == "text"
-
-    async def test_returning_gives_rows(self, database: SqliteDatabase) -> None:
-        row = await database.write(lambda tx: tx.fetch_one(INSERT + " RETURNING id, body", "a", "text"))
-        assert row is not None
-        assert (row["id"], row["body"], list(row.keys())) == ("a", "text", ["id", "body"])
-        assert await names(database) == ["a"]
-
-    async def test_absence_is_none_and_an_empty_list(self, database: SqliteDatabase) -> None:
-        assert await database.fetch_one("SELECT id FROM notes") is None
-        assert await database.fetch_all("SELECT id FROM notes") == []
-        assert await database.write(lambda tx: tx.fetch_one("SELECT id FROM notes")) is None
-        assert await database.scan("SELECT id FROM notes") == []
 
     async def test_values_come_back_as_they_went_in(self, database: SqliteDatabase) -> None:
         class Colour(StrEnum):
@@ -310,24 +243,6 @@ class TestBodies:
 
 
 class TestConstraints:
-    async def test_a_double_names_its_columns_and_no_value(self, database: SqliteDatabase) -> None:
-        await database.write(note("secret-value"))
-        with pytest.raises(NotUniqueError) as caught:
-            await database.write(note("secret-value"))
-        assert caught.value.columns == ("notes.id",)
-        assert "secret-value" not in str(caught.value)
-
-    async def test_a_double_of_two_columns(self, database: SqliteDatabase) -> None:
-        async def body(tx: Transaction) -> None:
-            await tx.execute(INSERT, "a", "text")
-            for _ in range(2):
-                await tx.execute("INSERT INTO pages (note_id, page) VALUES ($1, $2)", "a", 1)
-
-        with pytest.raises(NotUniqueError) as caught:
-            await database.write(body)
-        assert caught.value.columns == ("pages.note_id", "pages.page")
-        assert await names(database) == []
-
     async def test_a_body_may_catch_it_and_go_on(self, database: SqliteDatabase) -> None:
         async def body(tx: Transaction) -> None:
             await tx.execute(INSERT, "a", "text")
