@@ -24,7 +24,10 @@ class ChallengeType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account (§7.1.2). `jwk` is the public key as canonical JSON text, `thumbprint` its RFC 7638 digest, base64url."""
+    """An account (§7.1.2). `jwk` is the public key as canonical JSON text, `thumbprint` its RFC 7638 digest, base64url.
+
+    `grant_id` names the grant that it is bound to (§7.3.4), `terms_of_service` the URL that its holder agreed to (§7.3.3).
+    """
 
     id: str
     thumbprint: str
@@ -32,6 +35,8 @@ class Account:
     status: AccountStatus
     contact: tuple[str, ...]
     created_at: datetime
+    grant_id: str | None = None
+    terms_of_service: str | None = None
 
     def to_json(self, urls: Urls) -> dict[str, object]:
         return {"status": self.status.value, "contact": list(self.contact), "orders": urls.account_orders(self.id)}
@@ -63,7 +68,10 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """An authorization (§7.1.4): `identifier` is the base name, `wildcard` says that it was asked for as `*.name`."""
+    """An authorization (§7.1.4): `identifier` is the base name, `wildcard` says that it was asked for as `*.name`.
+
+    `grant_id` names the grant by which it was valid from the beginning; None when control is shown by a challenge.
+    """
 
     id: str
     account_id: str
@@ -72,6 +80,7 @@ class Authorization:
     status: AuthorizationStatus
     expires_at: datetime
     challenges: tuple[Challenge, ...]
+    grant_id: str | None = None
 
     def challenge(self, type_: str) -> Challenge | None:
         """The challenge of that type, or None when it is not offered."""
@@ -103,7 +112,11 @@ class Authorization:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order (§7.1.3). `error` is a rendered problem document; `certificate_id` is set once the order is valid."""
+    """An order (§7.1.3). `error` is a rendered problem document; `certificate_id` is set once the order is valid.
+
+    `profile` is the name of the profile it was made with, `profile_id` names that profile as it was then. `not_before` and
+    `not_after` are what the client asked for. `replaces` is the serial, in hex, of the certificate that it will replace.
+    """
 
     id: str
     account_id: str
@@ -114,6 +127,11 @@ class Order:
     expires_at: datetime
     certificate_id: str | None = None
     error: Mapping[str, object] | None = None
+    profile: str = "server"
+    profile_id: str | None = None
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    replaces: str | None = None
 
     def to_json(self, urls: Urls) -> dict[str, object]:
         document: dict[str, object] = {

@@ -9,6 +9,7 @@ Rule 3: no policy. Whether the account may have the names is asked later.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from acmeca.acme import base64url, strict_json
@@ -22,6 +23,7 @@ _MAX_IDN: Final = (
     50  # A-labels, or names that are not ASCII: each walks the Unicode tables, and no request may take 50 ms
 )
 _MAX_SHOWN_NAME: Final = 253  # characters; a longer one is quoted and cut in the detail
+_MAX_TEXT: Final = 256  # characters of a profile's name, or of a certificate's identifier
 _MAX_CONTACT_LENGTH: Final = (
     261  # characters: "mailto:" and the longest address that SMTP can carry (RFC 5321 §4.5.3.1.3)
 )
@@ -31,15 +33,24 @@ _REVOCATION_REASONS: Final = (0, 1, 3, 4, 5, 9)
 
 # RFC 6068 §2: addr-spec, with octets that a URL has no place for as %xx. No quoted strings, no domain literals.
 _LOCAL_PART: Final = re.compile(r"(?:[A-Za-z0-9!$&'*+/=^_`{|}~.-]|%[0-9A-Fa-f]{2}){1,64}\Z")
+# RFC 3339 §5.6; leap seconds aside, which no certificate can name.
+_RFC3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})\Z"
+)
 _PEM_START: Final = "-----BEGIN"
 
 
 @dataclass(frozen=True, slots=True)
 class NewAccount:
-    """A newAccount request (§7.3). §7.3.1: for a key that has an account, none of its fields matters."""
+    """A newAccount request (§7.3). §7.3.1: for a key that has an account, none of its fields matters.
+
+    `external_account_binding` is the inner JWS (§7.3.4), so far unread.
+    """
 
     contact: tuple[str, ...]
     only_return_existing: bool
+    terms_of_service_agreed: bool = False
+    external_account_binding: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +63,17 @@ class AccountUpdate:
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """A newOrder request (§7.4): canonical identifiers, each once, in the client's order."""
+    """A newOrder request (§7.4): canonical identifiers, each once, in the client's order.
+
+    `not_before` and `not_after` are in UTC; `profile` is the name of one (draft-ietf-acme-profiles §4); `replaces` is the
+    identifier of a certificate (RFC 9773 §5), so far unread. None is what was not asked for.
+    """
 
     identifiers: tuple[Identifier, ...]
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    profile: str | None = None
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +109,18 @@ def parse_new_account(payload: bytes) -> NewAccount:
     only_return_existing = members.get("onlyReturnExisting", False)
     if not isinstance(only_return_existing, bool):
         raise _malformed("onlyReturnExisting", "has to be true or false")
-    return NewAccount(contact=_parse_contacts(members) or (), only_return_existing=only_return_existing)
+    agreed = members.get("termsOfServiceAgreed", False)
+    if not isinstance(agreed, bool):
+        raise _malformed("termsOfServiceAgreed", "has to be true or false")
+    binding = members.get("externalAccountBinding")
+    if binding is not None and not isinstance(binding, dict):
+        raise _malformed("externalAccountBinding", "has to be a JWS, which is a JSON object (RFC 8555 §7.3.4)")
+    return NewAccount(
+        contact=_parse_contacts(members) or (),
+        only_return_existing=only_return_existing,
+        terms_of_service_agreed=agreed,
+        external_account_binding=binding,
+    )
 
 
 def parse_account_update(payload: bytes) -> AccountUpdate:
@@ -106,10 +136,6 @@ def parse_account_update(payload: bytes) -> AccountUpdate:
 def parse_new_order(payload: bytes) -> NewOrder:
     """Raises Problem: `malformed` or `unsupportedIdentifier`, with a subproblem for each identifier that is not acceptable."""
     members = _parse_members(payload)
-    # §7.4: the server "MUST NOT issue a certificate with contents other than those requested": say so now.
-    for name in ("notBefore", "notAfter"):
-        if name in members:
-            raise _malformed(name, "is not supported: leave it out, this server sets the validity itself")
     entries = members.get("identifiers")
     if not isinstance(entries, list) or not entries:
         raise _malformed("identifiers", "has to be a list of at least one identifier")
@@ -128,7 +154,13 @@ def parse_new_order(payload: bytes) -> NewOrder:
         raise join_problems(
             tuple(problems), detail=f"{len(problems)} of {len(entries)} identifiers cannot be ordered: see subproblems"
         )
-    return NewOrder(identifiers=tuple(identifiers))
+    return NewOrder(
+        identifiers=tuple(identifiers),
+        not_before=_parse_time(members, "notBefore"),
+        not_after=_parse_time(members, "notAfter"),
+        profile=_parse_text(members, "profile"),
+        replaces=_parse_text(members, "replaces"),
+    )
 
 
 def parse_finalize(payload: bytes) -> Finalize:
@@ -208,6 +240,26 @@ def _parse_entry(entry: object) -> Identifier:
     if not isinstance(entry, dict):
         raise Problem(ProblemType.MALFORMED, "an identifier is a JSON object with 'type' and 'value'")
     return parse_identifier(entry)
+
+
+def _parse_text(members: Mapping[str, object], name: str) -> str | None:
+    text = members.get(name)
+    if text is not None and (not isinstance(text, str) or not 0 < len(text) <= _MAX_TEXT):
+        raise _malformed(name, f"has to be a string of 1 to {_MAX_TEXT} characters")
+    return text
+
+
+def _parse_time(members: Mapping[str, object], name: str) -> datetime | None:
+    """§7.1.3: "optional, string … in the date format defined in [RFC3339]". Whole seconds are all that a certificate knows."""
+    text = members.get(name)
+    if text is None:
+        return None
+    if not isinstance(text, str) or _RFC3339.match(text) is None:
+        raise _malformed(name, "has to be a time as RFC 3339 has it, like 2026-01-31T12:00:00Z")
+    try:
+        return datetime.fromisoformat(text.upper()).astimezone(UTC).replace(microsecond=0)
+    except (ValueError, OverflowError):
+        raise _malformed(name, f"{quote_input(text)} is no time that there is") from None
 
 
 def _require_few_idn(entries: list[object]) -> None:

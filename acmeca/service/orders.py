@@ -35,6 +35,12 @@ class Orders:
     async def new_order(self, account: Account, request: NewOrder) -> Order:
         """§7.4: an order with an authorization for each identifier, or a refusal that names every identifier at fault."""
         now = self._ambient.now()
+        if request.not_before is not None or request.not_after is not None:
+            # §7.4: the server "MUST NOT issue a certificate with contents other than those requested": say so now.
+            raise Problem(
+                ProblemType.MALFORMED,
+                "notBefore and notAfter are not supported: leave them out, this server sets the validity itself",
+            )
         refusals = self._names.refusals(request.identifiers)
         if refusals:
             await self._store.orders.record_refusal(

@@ -97,18 +97,21 @@ class Accounts:
         return await self._database.write(body)
 
 
-_COLUMNS = "id, thumbprint, jwk, status, contact, created_at"
+_COLUMNS = "id, thumbprint, jwk, status, contact, created_at, grant_id, terms_of_service"
 
 
 async def insert_account(tx: Transaction, account: Account) -> None:
     await tx.execute(
-        "INSERT INTO accounts (id, thumbprint, jwk, status, contact, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO accounts (id, thumbprint, jwk, status, contact, created_at, grant_id, terms_of_service)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         account.id,
         account.thumbprint,
         account.jwk,
         account.status.value,
         json.dumps(account.contact),
         to_seconds(account.created_at),
+        account.grant_id,
+        account.terms_of_service,
     )
     tx.journal(
         Entry(
@@ -169,4 +172,6 @@ def _account(row: Row) -> Account:
         status=AccountStatus(row["status"]),
         contact=tuple(json.loads(row["contact"])),
         created_at=from_seconds(row["created_at"]),
+        grant_id=row["grant_id"],
+        terms_of_service=row["terms_of_service"],
     )

@@ -71,21 +71,27 @@ class Orders:
 
         async def body(tx: Transaction) -> None:
             inserted = await tx.execute(
-                "INSERT INTO orders (id, account_id, status, identifiers, created_at, expires_at)"
-                " SELECT $1, id, $3, $4, $5, $6 FROM accounts WHERE id = $2 AND status = 'valid'",
+                "INSERT INTO orders (id, account_id, status, identifiers, created_at, expires_at, profile, profile_id,"
+                " not_before, not_after, replaces) SELECT $1, id, $3, $4, $5, $6, $7, $8, $9, $10, $11"
+                " FROM accounts WHERE id = $2 AND status = 'valid'",
                 order.id,
                 order.account_id,
                 order.status.value,
                 json.dumps([[identifier.type.value, identifier.value] for identifier in order.identifiers]),
                 to_seconds(order.created_at),
                 to_seconds(order.expires_at),
+                order.profile,
+                order.profile_id,
+                _seconds_or_none(order.not_before),
+                _seconds_or_none(order.not_after),
+                order.replaces,
             )
             if inserted != 1:
                 raise StaleError(f"account {order.account_id} is not valid")
             for position, authorization in enumerate(authorizations):
                 await tx.execute(
                     "INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, status,"
-                    " challenges, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                    " challenges, expires_at, grant_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
                     authorization.id,
                     authorization.account_id,
                     authorization.identifier.type.value,
@@ -94,6 +100,7 @@ class Orders:
                     authorization.status.value,
                     _dump_challenges(authorization.challenges),
                     to_seconds(authorization.expires_at),
+                    authorization.grant_id,
                 )
                 await tx.execute(
                     "INSERT INTO order_authorizations (order_id, position, authorization_id) VALUES ($1, $2, $3)",
@@ -331,15 +338,13 @@ def _parse_cursor(cursor: str | None) -> tuple[int, str]:
     return int(created_at), order_id
 
 
-_AUTHORIZATION = (
-    "a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.status, a.challenges, a.expires_at"
-)
+_AUTHORIZATION = "a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.status, a.challenges, a.expires_at, a.grant_id"
 
 
 async def _order(reader: Reader, account_id: str, order_id: str) -> Order | None:
     row = await reader.fetch_one(
-        "SELECT id, account_id, status, identifiers, error, certificate_id, created_at, expires_at"
-        " FROM orders WHERE id = $1 AND account_id = $2",
+        "SELECT id, account_id, status, identifiers, error, certificate_id, created_at, expires_at, profile, profile_id,"
+        " not_before, not_after, replaces FROM orders WHERE id = $1 AND account_id = $2",
         order_id,
         account_id,
     )
@@ -358,6 +363,11 @@ async def _order(reader: Reader, account_id: str, order_id: str) -> Order | None
         expires_at=from_seconds(row["expires_at"]),
         certificate_id=row["certificate_id"],
         error=None if row["error"] is None else json.loads(row["error"]),
+        profile=row["profile"],
+        profile_id=row["profile_id"],
+        not_before=from_seconds(row["not_before"]),
+        not_after=from_seconds(row["not_after"]),
+        replaces=row["replaces"],
     )
 
 
@@ -397,6 +407,10 @@ async def _make_orders_ready(tx: Transaction, authorization_id: str) -> None:
         " WHERE oa.order_id = orders.id AND a.status <> 'valid')",
         authorization_id,
     )
+
+
+def _seconds_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else to_seconds(moment)
 
 
 def _tell_nobody(_: int) -> None:
@@ -469,4 +483,5 @@ def _authorization(row: Row) -> Authorization:
         status=AuthorizationStatus(row["status"]),
         expires_at=from_seconds(row["expires_at"]),
         challenges=_load_challenges(row["challenges"]),
+        grant_id=row["grant_id"],
     )

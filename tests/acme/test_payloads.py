@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import idna
 import pytest
@@ -79,8 +80,7 @@ def test_unknown_members_are_ignored() -> None:
         "resource": "new-reg",
         "keyAuthorization": "a.b",
         "orders": 1,
-        "termsOfServiceAgreed": True,
-        "replaces": [{}],
+        "newAuthz": [{}],
     }
     assert parse_new_account(data(**extra)) == NewAccount(contact=(), only_return_existing=False)
     assert parse_account_update(data(**extra)) == AccountUpdate(contact=None, deactivate=False)
@@ -115,16 +115,25 @@ class TestNewAccount:
           ]
         }"""
         assert parse_new_account(payload) == NewAccount(
-            contact=("mailto:cert-admin@example.org", "mailto:admin@example.org"), only_return_existing=False
+            contact=("mailto:cert-admin@example.org", "mailto:admin@example.org"),
+            only_return_existing=False,
+            terms_of_service_agreed=True,
         )
 
     @pytest.mark.parametrize("value", [True, False])
     def test_only_return_existing(self, *, value: bool) -> None:
         assert parse_new_account(data(onlyReturnExisting=value)).only_return_existing is value
 
+    @pytest.mark.parametrize("name", ["onlyReturnExisting", "termsOfServiceAgreed"])
     @pytest.mark.parametrize("value", [0, 1, "true", [], {}])
-    def test_only_return_existing_is_a_boolean(self, value: object) -> None:
-        assert "onlyReturnExisting" in refusal(parse_new_account, data(onlyReturnExisting=value)).detail
+    def test_what_is_a_boolean(self, name: str, value: object) -> None:
+        assert name in refusal(parse_new_account, data(**{name: value})).detail
+
+    def test_a_binding_is_an_object(self) -> None:
+        """§7.3.4: its value is "a JWS", which RFC 7515 §7.2.2 makes a JSON object; what is in it is read later."""
+        assert parse_new_account(data(externalAccountBinding={"payload": 1})).external_account_binding == {"payload": 1}
+        for value in (1, "e30", [], True):
+            assert "externalAccountBinding" in refusal(parse_new_account, data(externalAccountBinding=value)).detail
 
 
 @pytest.mark.parametrize("parser", [parse_new_account, parse_account_update])
@@ -244,13 +253,49 @@ class TestNewOrder:
         assert len(parse_new_order(data(identifiers=entries[:100])).identifiers) == 100
         assert "101" in refusal(parse_new_order, data(identifiers=entries)).detail
 
+    def test_what_else_may_be_asked_for(self) -> None:
+        """§7.4, RFC 9773 §5, draft-ietf-acme-profiles §4."""
+        entries = [{"type": "dns", "value": "a"}]
+        order = parse_new_order(
+            data(
+                identifiers=entries,
+                notBefore="2016-01-01T00:04:00+04:00",
+                notAfter="2016-01-08t00:04:00.75z",
+                profile="short",
+                replaces="aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE",
+            )
+        )
+        assert order.not_before == datetime(2015, 12, 31, 20, 4, tzinfo=UTC)
+        assert order.not_after == datetime(2016, 1, 8, 0, 4, tzinfo=UTC)
+        assert (order.profile, order.replaces) == ("short", "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE")
+
     @pytest.mark.parametrize("name", ["notBefore", "notAfter"])
-    @pytest.mark.parametrize("value", ["2016-01-01T00:04:00+04:00", "", 1, {}])
-    def test_a_wish_for_another_validity_is_refused(self, name: str, value: object) -> None:
-        """§7.4: the server "MUST NOT issue a certificate with contents other than those requested"."""
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "",
+            1,
+            {},
+            "2016-01-01",
+            "2016-01-01T00:04:00",
+            "2016-01-01 00:04:00Z",
+            "2016-02-30T00:00:00Z",
+            "0001-01-01T00:00:00+01:00",
+            "2016-01-01T24:00:01Z",
+            "2016-01-01T00:04:00Z\n",
+            "٢٠١٦-01-01T00:04:00Z",
+        ],
+    )
+    def test_a_time_that_is_none(self, name: str, value: object) -> None:
+        """§7.1.3: "in the date format defined in [RFC3339]"."""
         problem = refusal(parse_new_order, data(identifiers=[{"type": "dns", "value": "a"}], **{name: value}))
         assert problem.detail.startswith(f"{name}: ")
-        assert "leave it out" in problem.detail
+
+    @pytest.mark.parametrize("name", ["profile", "replaces"])
+    @pytest.mark.parametrize("value", ["", 1, {}, "x" * 257])
+    def test_a_text_that_is_none(self, name: str, value: object) -> None:
+        problem = refusal(parse_new_order, data(identifiers=[{"type": "dns", "value": "a"}], **{name: value}))
+        assert problem.detail.startswith(f"{name}: ")
 
     def test_every_bad_identifier_is_a_subproblem(self) -> None:
         """RFC 8555 §6.7.1."""

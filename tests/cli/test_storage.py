@@ -49,7 +49,7 @@ def test_json(ca: Installation, acmeca: Acmeca) -> None:
 def test_what_retention_would_free(stopped: Installation, acmeca: Acmeca, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACMECA_RETENTION__CERTIFICATES", "30d")
     with connect(stopped.database_path) as connection:
-        connection.execute("INSERT INTO accounts VALUES ('a', 't', '{}', 'valid', '[]', 0)")
+        connection.execute("INSERT INTO accounts VALUES ('a', 't', '{}', 'valid', '[]', 0, NULL, NULL)")
         connection.executemany(
             "INSERT INTO orders (id, account_id, status, identifiers, created_at, expires_at) VALUES (?, 'a', ?, '[]', 0, 1)",
             [("1", "valid"), ("2", "invalid"), ("3", "processing")],

@@ -108,7 +108,7 @@ NOT_WRITTEN: Final = (
     ("writers", "DELETE"),
     *(
         (table, verb)
-        for table in ("audit_heads", "issuers", "leases", "retention", "schema_version")
+        for table in ("audit_heads", "grants", "issuers", "leases", "limits", "profiles", "retention", "schema_version")
         for verb in ("INSERT", "UPDATE", "DELETE")
     ),
 )

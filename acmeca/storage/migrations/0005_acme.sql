@@ -1,0 +1,51 @@
+-- incompatible
+-- A program from before this step would serve accounts whose grant was disabled, and issue beyond what a grant allows.
+
+-- What an external account binding (RFC 8555 §7.3.4) lets its accounts have. The MAC key is not here: it is derived from a key
+-- outside the database, so that no backup and no journal holds it.
+CREATE TABLE grants (
+    id TEXT PRIMARY KEY,                               -- the `kid` of the inner JWS
+    owner TEXT NOT NULL,
+    terms TEXT NOT NULL,                               -- JSON: names, networks, profiles, lifetime, quota (policy/grants.py)
+    mac_sha256 BLOB NOT NULL,                          -- digest of the MAC key: tells a wrong key file from a wrong client
+    single_use BIGINT NOT NULL CHECK (single_use IN (0, 1)),
+    status TEXT NOT NULL CHECK (status IN ('active', 'disabled')),
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT                                  -- NULL: never
+);
+CREATE INDEX grants_by_owner ON grants (owner, created_at, id);
+
+ALTER TABLE accounts ADD COLUMN grant_id TEXT REFERENCES grants (id);
+ALTER TABLE accounts ADD COLUMN terms_of_service TEXT; -- the URL that was agreed to; NULL: none
+CREATE INDEX accounts_by_grant ON accounts (grant_id) WHERE grant_id IS NOT NULL;
+
+-- A profile as it was when an order was made with it: named by the digest of its document, so that a change of the
+-- configuration changes no order that was made before.
+CREATE TABLE profiles (
+    id TEXT PRIMARY KEY,                               -- SHA-256 of `document`, hex
+    name TEXT NOT NULL,
+    document TEXT NOT NULL                             -- canonical JSON (policy/profiles.py)
+);
+
+ALTER TABLE orders ADD COLUMN profile TEXT NOT NULL DEFAULT 'server';
+ALTER TABLE orders ADD COLUMN profile_id TEXT REFERENCES profiles (id);
+ALTER TABLE orders ADD COLUMN not_before BIGINT;       -- asked for (§7.4); NULL: not asked
+ALTER TABLE orders ADD COLUMN not_after BIGINT;
+ALTER TABLE orders ADD COLUMN replaces TEXT;           -- serial of the certificate that this one replaces (RFC 9773 §5)
+CREATE INDEX orders_replacing ON orders (replaces) WHERE replaces IS NOT NULL;
+
+-- NULL: control was shown by a challenge. Otherwise the grant by which it was valid from the beginning.
+ALTER TABLE authorizations ADD COLUMN grant_id TEXT REFERENCES grants (id);
+
+ALTER TABLE certificates ADD COLUMN profile_id TEXT REFERENCES profiles (id);
+ALTER TABLE certificates ADD COLUMN replaced_by TEXT;  -- id of the certificate that took its place (RFC 9773 §5)
+ALTER TABLE certificates ADD COLUMN renew_from BIGINT; -- an operator's window for renewal; NULL: derived from the lifetime
+ALTER TABLE certificates ADD COLUMN renew_until BIGINT;
+ALTER TABLE certificates ADD COLUMN renew_why TEXT;    -- URL of a page that explains it (`explanationURL`)
+
+-- How far each limit is used up: the moment at which it is whole again (RFC 8555 §6.6).
+CREATE TABLE limits (
+    name TEXT PRIMARY KEY,                             -- which limit, and whose
+    whole_at BIGINT NOT NULL                           -- microseconds since 1970
+);
+CREATE INDEX limits_by_time ON limits (whole_at);
