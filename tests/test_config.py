@@ -230,6 +230,11 @@ MISTAKES: list[tuple[str, str, Any, list[str]]] = [
     ("validation", "http_port", 80.0, ["got 80.0", "1 to 65535"]),
     ("validation", "http_port", 0, ["1 to 65535"]),
     ("validation", "http_port", 65536, ["1 to 65535"]),
+    ("validation", "challenges", [], ["at least one challenge type"]),
+    ("validation", "challenges", ["http-1"], ["entry 1", 'got "http-1"', "write one of http-01"]),
+    ("validation", "challenges", "http-01", ["write a list"]),
+    ("validation", "challenges", ["http-01", "http-01"], ["once"]),
+    ("policy", "wildcards", "no", ["true or false"]),
     ("storage", "url", 5, ["text in quotes"]),
     # names that do not exist
     ("policy", "allowed_name", ["x"], ["no such key", "did you mean allowed_names?"]),

@@ -19,7 +19,10 @@ from acmeca.urls import Urls
 class ChallengeType(StrEnum):
     """The validation methods offered (RFC 8555 §9.7.8)."""
 
-    HTTP_01 = "http-01"
+    HTTP_01 = "http-01"  # RFC 8555 §8.3
+    TLS_ALPN_01 = "tls-alpn-01"  # RFC 8737
+    DNS_01 = "dns-01"  # RFC 8555 §8.4
+    DNS_ACCOUNT_01 = "dns-account-01"  # draft-ietf-acme-dns-account-label
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,11 @@ class Authorization:
     expires_at: datetime
     challenges: tuple[Challenge, ...]
     grant_id: str | None = None
+
+    @property
+    def ordered(self) -> Identifier:
+        """The identifier as the order has it: with its `*.` when it was asked for as a wildcard."""
+        return Identifier(self.identifier.type, f"*.{self.identifier.value}") if self.wildcard else self.identifier
 
     def challenge(self, type_: str) -> Challenge | None:
         """The challenge of that type, or None when it is not offered."""

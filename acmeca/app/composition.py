@@ -18,10 +18,12 @@ from pathlib import Path
 from acmeca import __version__
 from acmeca.acme.states import OrderStatus
 from acmeca.app.stores import opened_nonces, opened_store, real_ambient, worker_store
+from acmeca.app.validations import build_validations
 from acmeca.config import Config, ConfigError
 from acmeca.errors import AcmecaError
 from acmeca.keystore import pem
 from acmeca.pki.signing import PrivateKey
+from acmeca.policy.challenges import ChallengePolicy
 from acmeca.policy.keys import parse_weak_keys
 from acmeca.policy.names import NamePolicy
 from acmeca.service.accounts import Accounts
@@ -46,9 +48,7 @@ from acmeca.storage.database import Database
 from acmeca.storage.issuers import StoredIssuer
 from acmeca.storage.store import Store
 from acmeca.storage.writers import Others
-from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import Endpoint
-from acmeca.validation.resolver import build_resolver
 from acmeca.web.admin import Load
 from acmeca.web.front_page import CertificateCard, FrontPageModel, build_certificate_card
 from acmeca.web.listener import Listener
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Endpoints:
-    """Where our own listeners are bound: http-01 never connects there (RULES §3)."""
+    """Where our own listeners are bound: validations never connect there (RULES §3)."""
 
     listeners: list[Listener] = field(default_factory=list)
 
@@ -147,7 +147,8 @@ async def _compose(
     data_dir = config.server.data_dir
     urls = config.urls
     issuers = Issuers(await store.issuers.all(), open_key=lambda reference: open_key(data_dir / reference))
-    names = NamePolicy(config.policy.allowed_names, config.policy.allowed_networks)
+    names = NamePolicy(config.policy.allowed_names, config.policy.allowed_networks, wildcards=config.policy.wildcards)
+    challenge_policy = ChallengePolicy(config.validation.challenges)
     endpoints = _Endpoints()
     others = Others(store.writers, own=store.writer, clock=time.monotonic)
     store.orders.on_invalid = lambda count: metrics.orders_closed(OrderStatus.INVALID, count)
@@ -178,19 +179,14 @@ async def _compose(
         observer=metrics,
         weak_keys=weak_keys,
     )
-    orders = Orders(store, certificates=certificates, names=names, ambient=ambient)
+    orders = Orders(store, certificates=certificates, names=names, challenges=challenge_policy, ambient=ambient)
     challenges = Challenges(
         store,
         others=others,
         accounts=accounts,
-        validator=Http01Validator(
-            resolver=build_resolver(config.validation.resolvers),
-            allowed_networks=config.validation.allowed_networks,
-            own_endpoints=endpoints,
-            own_urls=(urls.base, urls.status),
-            user_agent=f"acmeca/{__version__} (http-01 validation)",
-            http_port=config.validation.http_port,
-        ),
+        validations=build_validations(config, own_endpoints=endpoints),
+        policy=challenge_policy,
+        urls=urls,
         ambient=ambient,
         observer=metrics,
     )

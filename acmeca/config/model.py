@@ -12,6 +12,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
+from acmeca.acme.objects import ChallengeType
 from acmeca.config.values import (
     ListenAddress,
     ca_name_up_to,
@@ -21,6 +22,7 @@ from acmeca.config.values import (
     parse_allowed_name,
     parse_base_url,
     parse_bool,
+    parse_challenge_type,
     parse_directory,
     parse_directory_below,
     parse_file,
@@ -87,12 +89,21 @@ def _fits_lifetime(interval: timedelta, info: ValidationInfo) -> timedelta:
     return interval
 
 
+def _each_once(types: tuple[ChallengeType, ...]) -> tuple[ChallengeType, ...]:
+    if not types:
+        raise ValueError("without an entry nothing could be issued; write at least one challenge type")
+    if len(set(types)) < len(types):
+        raise ValueError("each challenge type may stand in it once")
+    return types
+
+
 Bool = Annotated[bool, BeforeValidator(parse_bool)]
 Port = Annotated[int, BeforeValidator(parse_port)]
 Address = Annotated[ListenAddress, BeforeValidator(parse_listen_address)]
 AllowedName = Annotated[str, BeforeValidator(parse_allowed_name), AfterValidator(_owned)]
 OwnTopLevel = Annotated[str, BeforeValidator(parse_allowed_name), AfterValidator(parse_own_top_level)]
 AllowedNetwork = Annotated[Network, BeforeValidator(parse_network)]
+OfferedType = Annotated[ChallengeType, BeforeValidator(parse_challenge_type)]
 ResolverAddress = Annotated[Server, BeforeValidator(parse_resolver)]
 
 
@@ -142,6 +153,7 @@ class PolicySection(_Section):
     allowed_names: Annotated[
         tuple[AllowedName, ...], AfterValidator(_not_empty), Field(examples=['allowed_names = ["*.corp.internal"]'])
     ]
+    wildcards: Bool = False
     allowed_networks: tuple[AllowedNetwork, ...] = ()
     lifetime: Annotated[timedelta, _duration(timedelta(minutes=10), timedelta(days=825))] = DEFAULT_LIFETIME
     weak_key_lists: tuple[Annotated[Path, BeforeValidator(parse_file)], ...] = ()
@@ -149,6 +161,8 @@ class PolicySection(_Section):
 
 class ValidationSection(_Section):
     """`[validation]`: how control is checked."""
+
+    challenges: Annotated[tuple[OfferedType, ...], AfterValidator(_each_once)] = (ChallengeType.HTTP_01,)
 
     allowed_networks: tuple[AllowedNetwork, ...] = PRIVATE_NETWORKS
     resolvers: tuple[ResolverAddress, ...] = ()

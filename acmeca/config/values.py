@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from acmeca.acme.identifiers import canonical_dns_name, canonical_ip
+from acmeca.acme.objects import ChallengeType
 from acmeca.policy.names import Network, parse_name_pattern
 from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.validation.resolver import Server, parse_server
@@ -27,6 +28,8 @@ _NEVER: Final = "never"
 _ORIGIN: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)\Z", re.DOTALL)
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?\Z")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+_VALIDATED: Final = (ChallengeType.HTTP_01,)  # as `app/validations.py` has them
 
 _MAX_SOCKET_PATH: Final = 107  # bytes: sockaddr_un of Linux holds 108 with the NUL
 _SOCKET_ROOM: Final = len("/acmeca.sock")
@@ -243,6 +246,15 @@ def parse_resolver(value: object) -> Server:
 def parse_allowed_name(value: object) -> str:
     """An entry of the allow-list, canonical."""
     return parse_name_pattern(parse_text(value))
+
+
+def parse_challenge_type(value: object) -> ChallengeType:
+    """A challenge type that there is a validation for, as the protocol writes it."""
+    allowed = [type_.value for type_ in _VALIDATED]
+    text = parse_text(value)
+    if text not in allowed:
+        raise ValueError(f"write one of {', '.join(allowed)}")
+    return ChallengeType(text)
 
 
 # --- files --------------------------------------------------------------------------------------------------------

@@ -32,20 +32,22 @@ def parse_name_pattern(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class NamePolicy:
-    """The allow-list. `allowed_names` come from `parse_name_pattern`; `allowed_networks` are for `ip` identifiers."""
+    """The allow-list. `allowed_names` come from `parse_name_pattern`; `allowed_networks` are for `ip` identifiers.
+
+    With `wildcards` a wildcard is issued for when a pattern allows every name that it stands for. `*.x` stands for the names
+    one label below x, and `*.x` or `*.` with an end of x allows those; a pattern that is one name allows no wildcard.
+    """
 
     allowed_names: tuple[str, ...]
     allowed_networks: tuple[Network, ...] = ()
+    wildcards: bool = False
 
     def refusal(self, identifier: Identifier) -> str | None:
         """Why this identifier is not issued for, or None when it is."""
         if identifier.type is IdentifierType.IP:
             return self._refusal_of_address(identifier.value)
-        if identifier.is_wildcard:
-            return (
-                "wildcard names need a dns-01 challenge (RFC 8555 §7.1.3 leaves the choice to the server), which this "
-                "server does not offer; order the names one by one"
-            )
+        if identifier.is_wildcard and not self.wildcards:
+            return "wildcard names are not issued for: policy.wildcards is false; order the names one by one"
         if any(_matches(pattern, identifier.value) for pattern in self.allowed_names):
             return None
         return f"the name is not in policy.allowed_names, which allows {_shown(self.allowed_names)}"
@@ -71,6 +73,7 @@ class NamePolicy:
 
 
 def _matches(pattern: str, name: str) -> bool:
+    # Of a wildcard too: every name that `*.a.x` stands for ends as it does, with a label in the place of the asterisk.
     return name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern
 
 

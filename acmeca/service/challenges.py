@@ -4,27 +4,32 @@ Rule 1: a validation is a durable job before it is work, so that a restart takes
 the one that had it in hand is gone.
 Rule 2: one validation per challenge at a time, a bounded number per account, none longer than 30 s; accounts take turns.
 How many go to one target at once is the dialler's to bound: it alone knows the address (`validation/http01.py`).
-Rule 3: control is observed by `validation/`, judged by `acme/challenges.py`, and recorded here.
+Rule 3: how control is shown is the type's own matter (`validations.py`); what came of it is recorded here.
+Rule 4: one challenge of an authorization at a time. While one is under way another one's answer begins nothing: the outcome
+of the first decides the authorization (§7.1.6), so that nothing would come of a second.
+Rule 5: the policy is asked when a validation begins and when it is judged, so that a type which is offered no longer shows nothing.
 """
 
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
-from acmeca.acme.challenges import Http01Observation, judge_http01, key_authorization
-from acmeca.acme.identifiers import Identifier
 from acmeca.acme.objects import Account, Authorization, ChallengeType
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
+from acmeca.policy.challenges import ChallengePolicy
 from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
 from acmeca.service.observation import Observer
 from acmeca.service.turns import Turns
+from acmeca.service.validations import FurtherCheck, Outcome, Target, Validation
 from acmeca.storage.errors import StaleError
 from acmeca.storage.store import Store
 from acmeca.storage.writers import Others
+from acmeca.urls import Urls
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +43,11 @@ _SECONDS: Final = 30.0
 _AWAITED_SECONDS: Final = 0.25  # how long the answer to a challenge waits, so that a quick outcome needs no poll
 
 
-class Validator(Protocol):
-    """Observes what a host says about a token; any number of observations at once; never raises for the peer's doing."""
-
-    async def observe(self, identifier: Identifier, token: str) -> Http01Observation: ...
-
-
 class Challenges:
-    """The authorizations of this server and the validations under way."""
+    """The authorizations of this server and the validations under way.
+
+    `further` is asked after each validation that succeeded, and may still refuse.
+    """
 
     def __init__(
         self,
@@ -53,14 +55,20 @@ class Challenges:
         *,
         others: Others,
         accounts: Accounts,
-        validator: Validator,
+        validations: Mapping[ChallengeType, Validation],
+        policy: ChallengePolicy,
+        urls: Urls,
         ambient: Ambient,
         observer: Observer,
+        further: FurtherCheck | None = None,
     ) -> None:
         self._store = store
         self._others = others
         self._accounts = accounts
-        self._validator = validator
+        self._validations = validations
+        self._policy = policy
+        self._further = further
+        self._urls = urls
         self._ambient = ambient
         self._observer = observer
         self._running: dict[str, asyncio.Task[Authorization | None]] = {}
@@ -91,9 +99,11 @@ class Challenges:
         """§7.5.1: the client says that it is ready. Begins the validation unless one was begun; never restarts one."""
         authorization = await self.challenge(account, authorization_id, challenge_type)
         type_ = ChallengeType(challenge_type)
-        challenge = authorization.challenge(type_)
-        is_pending = challenge is not None and challenge.status is ChallengeStatus.PENDING
-        if authorization.status is AuthorizationStatus.PENDING and is_pending:
+        if authorization.status is AuthorizationStatus.PENDING and all(
+            challenge.status is ChallengeStatus.PENDING for challenge in authorization.challenges
+        ):
+            if not self._policy.allows(authorization, type_):
+                raise _not_offered(type_)
             if self._unfinished[account.id] >= _UNFINISHED_PER_ACCOUNT:
                 raise Problem(
                     ProblemType.RATE_LIMITED,
@@ -102,7 +112,7 @@ class Challenges:
                 )
             try:
                 authorization = await self._store.orders.begin_validation(authorization, type_, at=self._ambient.now())
-            except StaleError:  # another request began it
+            except StaleError:  # another request began it, or another challenge
                 return await self.authorization(account, authorization_id)
             validation = self._start(authorization, type_)
             await asyncio.wait([validation], timeout=_AWAITED_SECONDS)
@@ -168,7 +178,7 @@ class Challenges:
             del self._unfinished[authorization.account_id]
 
     async def _validate(self, authorization: Authorization, type_: ChallengeType) -> Authorization | None:
-        """Observe, judge, record; what became of it. A failure of ours leaves the job for `resume`; the peer's is an outcome."""
+        """Validate and record; what became of it. A failure of ours leaves the job for `resume`; the peer's is an outcome."""
         challenge = authorization.challenge(type_)
         known = await self._accounts.known(authorization.account_id)
         if challenge is None or known is None:
@@ -176,14 +186,21 @@ class Challenges:
         started, outcome = self._ambient.uptime(), "unfinished"
         judged: Authorization | None = None
         try:
+            target = Target(
+                type=type_,
+                identifier=authorization.identifier,
+                wildcard=authorization.wildcard,
+                token=challenge.token,
+                thumbprint=known.key.thumbprint,
+                account_url=self._urls.account(authorization.account_id),
+            )
             async with self._turns.turn(authorization.account_id):
                 started = self._ambient.uptime()  # the wait for the turn is not the peer's
                 async with asyncio.timeout(_SECONDS):
-                    observation = await self._validator.observe(authorization.identifier, challenge.token)
-            expected = key_authorization(challenge.token, known.key.thumbprint)
-            problem = judge_http01(observation, expected=expected)
+                    found = await self._find(authorization, target)
+            problem = found.problem
             judged = await self._store.orders.record_outcome(
-                authorization, type_, problem=problem, evidence=_evidence(observation, problem), at=self._ambient.now()
+                authorization, type_, problem=problem, evidence=found.evidence, at=self._ambient.now()
             )
             outcome = "valid" if problem is None else problem.type.value
         except StaleError:
@@ -194,9 +211,24 @@ class Challenges:
         self._observer.validated(type_, outcome, self._ambient.uptime() - started)
         return judged
 
+    async def _find(self, authorization: Authorization, target: Target) -> Outcome:
+        """What comes of a validation: 1. its type is still allowed, 2. control is shown, 3. nothing further stands against it."""
+        # Step 1: also for a validation that was begun under another configuration
+        if not self._policy.allows(authorization, target.type):
+            return Outcome.refused(_not_offered(target.type))
+        # Step 2
+        outcome = await self._validations[target.type].validate(target)
+        # Step 3
+        if outcome.problem is None and self._further is not None:
+            problem = await self._further.refusal(target)
+            if problem is not None:
+                return Outcome.refused(problem)
+        return outcome
 
-def _evidence(observation: Http01Observation, problem: Problem | None) -> str:
-    """What the audit keeps: where control was shown, or why it was not. Nothing that a peer wrote goes in unescaped."""
-    if problem is not None:
-        return problem.detail
-    return f"{observation.url} from {', '.join(observation.endpoints_tried)}"
+
+def _not_offered(type_: ChallengeType) -> Problem:
+    return Problem(
+        ProblemType.UNAUTHORIZED,
+        f"{type_.value} is offered no longer (validation.challenges): answer another challenge, or make a new order",
+        status=403,
+    )

@@ -1,15 +1,17 @@
 """Orders: newOrder and finalize (RFC 8555 §7.4)."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from acmeca.acme.challenges import new_token
 from acmeca.acme.identifiers import Identifier
-from acmeca.acme.objects import Account, Authorization, Challenge, ChallengeType, Order
+from acmeca.acme.objects import Account, Authorization, Challenge, Order
 from acmeca.acme.payloads import NewOrder
 from acmeca.acme.problem import Problem, ProblemType, join_problems
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus, OrderStatus
+from acmeca.policy.challenges import ChallengePolicy
 from acmeca.policy.names import NamePolicy
 from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
@@ -26,10 +28,19 @@ _TOKEN_BYTES: Final = 32
 class Orders:
     """The orders of this server."""
 
-    def __init__(self, store: Store, *, certificates: Certificates, names: NamePolicy, ambient: Ambient) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        certificates: Certificates,
+        names: NamePolicy,
+        challenges: ChallengePolicy,
+        ambient: Ambient,
+    ) -> None:
         self._store = store
         self._certificates = certificates
         self._names = names
+        self._challenges = challenges
         self._ambient = ambient
 
     async def new_order(self, account: Account, request: NewOrder) -> Order:
@@ -41,7 +52,7 @@ class Orders:
                 ProblemType.MALFORMED,
                 "notBefore and notAfter are not supported: leave them out, this server sets the validity itself",
             )
-        refusals = self._names.refusals(request.identifiers)
+        refusals = self._refusals(request.identifiers)
         if refusals:
             await self._store.orders.record_refusal(
                 account.id, {str(problem.identifier): problem.detail for problem in refusals}, at=now
@@ -108,14 +119,20 @@ class Orders:
             wildcard=identifier.is_wildcard,
             status=AuthorizationStatus.PENDING,
             expires_at=now + _LIFETIME,
-            challenges=(
+            challenges=tuple(
                 Challenge(
-                    type=ChallengeType.HTTP_01,
-                    token=new_token(self._ambient.entropy(_TOKEN_BYTES)),
-                    status=ChallengeStatus.PENDING,
-                ),
+                    type=type_, token=new_token(self._ambient.entropy(_TOKEN_BYTES)), status=ChallengeStatus.PENDING
+                )
+                for type_ in self._challenges.offered(identifier)
             ),
         )
+
+    def _refusals(self, identifiers: Sequence[Identifier]) -> tuple[Problem, ...]:
+        """A problem for each identifier at fault: it is not issued for, or no challenge is offered for it."""
+        not_issued_for = self._names.refusals(identifiers)
+        told = {problem.identifier for problem in not_issued_for}
+        left = [identifier for identifier in identifiers if identifier not in told]
+        return not_issued_for + self._challenges.refusals(left)
 
 
 def _not_ready(order: Order) -> Problem:

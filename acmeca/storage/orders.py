@@ -173,7 +173,12 @@ class Orders:
     async def begin_validation(
         self, authorization: Authorization, challenge_type: ChallengeType, *, at: datetime
     ) -> Authorization:
-        """Move a pending challenge to processing and leave a job for it; `StaleError` when it moved meanwhile."""
+        """Move a pending challenge to processing and leave a job for it.
+
+        `StaleError` when it moved meanwhile, or another challenge of the authorization is under way: one outcome decides it.
+        """
+        if any(challenge.status is ChallengeStatus.PROCESSING for challenge in authorization.challenges):
+            raise StaleError(f"another challenge of authorization {authorization.id} is under way")
         moved = _with_challenge(authorization, challenge_type, ChallengeStatus.PROCESSING)
 
         async def body(tx: Transaction) -> None:

@@ -1,1 +1,1 @@
-"""Fetch an observation from a peer and judge nothing: `acme/challenges.py` judges."""
+"""Fetch an observation from a peer and judge nothing: `acme/` judges (`http01.py` and its like)."""

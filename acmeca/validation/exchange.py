@@ -11,7 +11,7 @@ from typing import Final
 
 import h11
 
-from acmeca.acme.challenges import FailureKind, ObservedFailure
+from acmeca.acme.observations import FailureKind, ObservedFailure
 
 HEADER_LIMIT: Final = 8 * 1024
 BODY_LIMIT: Final = 1024

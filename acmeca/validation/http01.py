@@ -21,15 +21,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-from acmeca.acme.challenges import (
-    Attempt,
-    FailureKind,
-    Hop,
-    Http01Observation,
-    ObservedFailure,
-    RefusedAddress,
-)
+from acmeca.acme.http01 import Hop, Http01Observation
 from acmeca.acme.identifiers import Identifier, IdentifierType
+from acmeca.acme.observations import Attempt, FailureKind, ObservedFailure, RefusedAddress
 from acmeca.quoting import escape
 from acmeca.validation.exchange import Exchange, Response
 from acmeca.validation.networks import EXHAUSTED, AddressPolicy, Endpoint, IPAddress, IPNetwork

@@ -1,6 +1,7 @@
 """The allow-list: nothing that is not named, every name asked about, refusals a person can act on (RULES §3)."""
 
 import ipaddress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -94,9 +95,40 @@ class TestNames:
         assert "*.corp.internal" in reason  # Rule 2: what would be allowed
 
     @pytest.mark.parametrize("name", ["*.corp.internal", "*.a.corp.internal", "*.intranet"])
-    def test_wildcards(self, name: str) -> None:
-        """RULES §3: http-01 never satisfies a wildcard, and nothing else is offered."""
-        assert "dns-01" in (POLICY.refusal(dns(name)) or "")
+    def test_wildcards_have_to_be_asked_for(self, name: str) -> None:
+        """DESIGN §6: "wildcard identifiers need `wildcards = true`"."""
+        assert "policy.wildcards is false" in (POLICY.refusal(dns(name)) or "")
+
+    @pytest.mark.parametrize(
+        ("name", "allowed"),
+        [
+            ("*.corp.internal", True),
+            ("*.a.corp.internal", True),
+            ("*.a.b.corp.internal", True),
+            ("*.internal", False),
+            ("*.evilcorp.internal", False),
+            ("*.intranet", False),
+            ("*.www.example.org", False),
+            ("*.example.org", False),
+        ],
+    )
+    def test_wildcards(self, name: str, *, allowed: bool) -> None:
+        """A wildcard stands for the names one label below: it is allowed where all of them are. One name allows none."""
+        policy = replace(POLICY, wildcards=True)
+        assert (policy.refusal(dns(name)) is None) == allowed
+        below = policy.refusal(dns(name.replace("*", "any"))) is None
+        assert below == allowed
+
+    @settings(deadline=None, max_examples=100)
+    @given(
+        st.lists(st.sampled_from(["a", "b", "corp", "internal", "intranet", "x"]), min_size=1, max_size=4),
+        st.sampled_from(["a", "corp", "zz"]),
+    )
+    def test_a_wildcard_allows_nothing_more(self, labels: list[str], label: str) -> None:
+        policy = replace(POLICY, wildcards=True)
+        base = ".".join(labels)
+        if policy.refusal(dns(f"*.{base}")) is None:
+            assert POLICY.refusal(dns(f"{label}.{base}")) is None
 
     @settings(deadline=None, max_examples=150)
     @given(

@@ -213,7 +213,19 @@ class TestAuthorizationObjects:
     async def test_a_wildcard_is_not_offered_what_cannot_show_it(self, client: AcmeClient) -> None:
         """RULES §3: http-01 is "never offered for, and never satisfy, a wildcard"; the answer says what to do instead."""
         answer = (await client.order_answer("*.localhost")).refused("rejectedIdentifier", 403)
-        assert "dns-01" in answer.detail
+        assert "policy.wildcards" in answer.detail
+
+    async def test_no_type_is_left(self) -> None:
+        """RULES §3, with wildcards allowed: an identifier for which no challenge is left is refused, and not half made."""
+        async with running_ca(policy={"wildcards": True}) as ca:
+            client = await ca.client()
+            before = await ca.scalar("SELECT COUNT(*) AS n FROM authorizations")
+            answer = (await client.order_answer("a.localhost", "*.localhost")).refused("rejectedIdentifier", 403)
+            (problem,) = answer.json["subproblems"]
+            assert problem["identifier"] == {"type": "dns", "value": "*.localhost"}
+            assert "validation.challenges" in problem["detail"]
+            assert "dns-01" in problem["detail"]
+            assert await ca.scalar("SELECT COUNT(*) AS n FROM authorizations") == before
 
 
 class TestChallengeObjects:

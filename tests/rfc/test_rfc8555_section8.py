@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acmeca.acme.challenges import Attempt, Hop, Http01Observation, judge_http01, key_authorization, new_token
+from acmeca.acme.challenges import key_authorization, new_token
+from acmeca.acme.http01 import Hop, Http01Observation, judge_http01
 from acmeca.acme.identifiers import Identifier, IdentifierType
+from acmeca.acme.observations import Attempt
 from acmeca.acme.problem import ProblemType
 from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import Endpoint, IPAddress

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from cryptography.x509 import ocsp
 
+from acmeca.acme.objects import ChallengeType
 from acmeca.app import Opened
 from acmeca.service import jobs
 from acmeca.service import status as status_module
@@ -17,7 +18,7 @@ from tests.support import ocsp_requests
 from tests.support.acme_client import AcmeClient, Issued
 from tests.support.databases import connect
 from tests.support.instances import Monotonic, another_instance
-from tests.support.server import GatedValidator, RunningCa, ca_site, running_ca, until
+from tests.support.server import GatedValidation, RunningCa, ca_site, http01, running_ca, until
 from tests.support.status_client import crl_number, entries
 
 
@@ -294,13 +295,13 @@ class TestValidations:
         """Rule 1 of service/challenges.py; the first one wakes up later, and changes nothing."""
         async with ca_site() as site:
             await site.init()
-            async with site.running(validator=GatedValidator, duties=False) as ca:
+            async with site.running(validations=http01(GatedValidation), duties=False) as ca:
                 client = await ca.client()
                 url = await self.begun(client)
                 async with another_instance(ca) as (other, clock):
-                    gated = ca.services.challenges._validator
-                    assert isinstance(gated, GatedValidator)
-                    other.services.challenges._validator = gated._inner
+                    gated = ca.services.challenges._validations[ChallengeType.HTTP_01]
+                    assert isinstance(gated, GatedValidation)
+                    other.services.challenges._validations = {ChallengeType.HTTP_01: gated.inner}
                     assert await other.services.challenges.resume() == 0  # it lives
                     await lose(other, clock)
                     started = await asyncio.gather(*(other.services.challenges.resume() for _ in range(3)))
@@ -316,7 +317,7 @@ class TestValidations:
     async def test_one_of_twenty_takes_it_up(self) -> None:
         async with ca_site() as site:
             await site.init()
-            async with site.running(validator=GatedValidator, duties=False) as ca:
+            async with site.running(validations=http01(GatedValidation), duties=False) as ca:
                 await self.begun(await ca.client())
                 (job,) = await ca.store.orders.validation_jobs()
                 assert job.instance == ca.store.writer.instance

@@ -11,7 +11,7 @@ from acmeca.errors import AcmecaError
 from acmeca.service import jobs
 from acmeca.storage.errors import StorageError
 from tests.support.jose import encode
-from tests.support.server import GatedValidator, RunningCa, Site, ca_site, held_answers, running_ca, until
+from tests.support.server import GatedValidation, RunningCa, Site, ca_site, held_answers, http01, running_ca, until
 from tests.support.status_client import crl_number, entries, response_status
 
 
@@ -238,7 +238,7 @@ class TestStop:
     async def test_nothing_is_left_running(self, site: Site) -> None:
         """No task outlives the CA, and its socket is gone."""
         before = asyncio.all_tasks()
-        async with site.running(validator=GatedValidator) as ca:
+        async with site.running(validations=http01(GatedValidation)) as ca:
             client = await ca.client()
             order = await client.new_order("a.localhost")
             (await client.respond(await client.challenge(order.authorizations[0]))).ok()

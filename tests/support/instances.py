@@ -80,7 +80,7 @@ async def another_instance(ca: RunningCa, instance: str = "other-1") -> AsyncIte
         )
         clock = Monotonic()
         other.jobs._leadership._others._clock = clock
-        other.services.challenges._validator = first.services.challenges._validator
+        other.services.challenges._validations = first.services.challenges._validations
         await other.jobs.prepare()
         try:
             yield other, clock

@@ -1,7 +1,7 @@
 """The real CA, whole, in this process: its listeners on free loopback ports, its data in a directory of its own.
 
 Rule 1: nothing of the CA is replaced but what `acmeca.app.opened` takes as a parameter (clock, entropy, the opening of keys)
-and, where a test asks for it, the validator.
+and, where a test asks for it, the validations.
 Rule 2: a `Site` is where a CA lives: ports, directory, configuration and clock. It can be started, stopped and started again
 on the same data, with another configuration, as an administrator would.
 Rule 3: the clock stands still until a test moves it.
@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -27,17 +27,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from acmeca import app
-from acmeca.acme.challenges import Http01Observation
-from acmeca.acme.identifiers import Identifier
+from acmeca.acme.objects import ChallengeType
 from acmeca.config import Config
 from acmeca.keystore import pem
 from acmeca.pki.issuer import Issuer
 from acmeca.pki.signing import PrivateKey
 from acmeca.service.ambient import Ambient
-from acmeca.service.challenges import Validator
 from acmeca.service.issuers import SigningIssuer
 from acmeca.service.probes import PROOF
 from acmeca.service.services import Services
+from acmeca.service.validations import Outcome, Target, Validation
 from acmeca.storage.store import Store
 from acmeca.urls import Urls
 from tests.support.acme_client import AcmeClient, Provisioned
@@ -119,21 +118,29 @@ class CountingKey(ec.EllipticCurvePrivateKey):
         return self
 
 
-class GatedValidator:
-    """A validator that waits at a gate, so that a test can look at what is under way.
+class GatedValidation:
+    """A validation that waits at a gate, so that a test can look at what is under way.
 
-    `begun` counts the observations that were asked for. Behind the open `gate`, `inner` observes.
+    `begun` counts the validations that were asked for. Behind the open `gate`, `inner` validates.
     """
 
-    def __init__(self, inner: Validator) -> None:
-        self._inner = inner
+    def __init__(self, inner: Validation) -> None:
+        self.inner = inner
         self.begun = 0
         self.gate = asyncio.Event()
 
-    async def observe(self, identifier: Identifier, token: str) -> Http01Observation:
+    async def validate(self, target: Target) -> Outcome:
         self.begun += 1
         await self.gate.wait()
-        return await self._inner.observe(identifier, token)
+        return await self.inner.validate(target)
+
+
+Validations: TypeAlias = Mapping[ChallengeType, Validation]
+
+
+def http01(wrap: Callable[[Validation], Validation]) -> Callable[[Validations], Validations]:
+    """A change of the table of validations: http-01's goes through `wrap`."""
+    return lambda table: {**table, ChallengeType.HTTP_01: wrap(table[ChallengeType.HTTP_01])}
 
 
 class Site:
@@ -180,23 +187,25 @@ class Site:
         return key
 
     @contextlib.asynccontextmanager
-    async def opened(self, *, validator: Callable[[Validator], Validator] | None = None) -> AsyncIterator["RunningCa"]:
-        """The CA without its listeners and duties. `validator` wraps or replaces the real one."""
+    async def opened(
+        self, *, validations: Callable[[Validations], Validations] | None = None
+    ) -> AsyncIterator["RunningCa"]:
+        """The CA without its listeners and duties. `validations` makes another table of the real one."""
         async with app.opened(self.config, ambient=self.ambient, open_key=self.open_key) as opened:
-            if validator is not None:
+            if validations is not None:
                 challenges = opened.services.challenges
-                challenges._validator = validator(challenges._validator)
+                challenges._validations = validations(challenges._validations)
             yield RunningCa(self, opened)
 
     @contextlib.asynccontextmanager
     async def running(
-        self, *, validator: Callable[[Validator], Validator] | None = None, duties: bool = True
+        self, *, validations: Callable[[Validations], Validations] | None = None, duties: bool = True
     ) -> AsyncIterator["RunningCa"]:
         """The CA, serving. Stopped as by SIGTERM at the end.
 
         Without `duties` nothing happens by itself after the start, so that a test with a moving clock decides when.
         """
-        async with self.opened(validator=validator) as ca:
+        async with self.opened(validations=validations) as ca:
             if not duties:
                 vars(ca.opened.jobs)["run"] = asyncio.Event().wait
             async with app.serving(ca.opened):
@@ -449,14 +458,14 @@ async def ca_site(*, clock: Clock | None = None, **sections: Mapping[str, object
 async def running_ca(
     *,
     clock: Clock | None = None,
-    validator: Callable[[Validator], Validator] | None = None,
+    validations: Callable[[Validations], Validations] | None = None,
     duties: bool = True,
     **sections: Mapping[str, object],
 ) -> AsyncIterator[RunningCa]:
     """A new CA, serving; gone at the end."""
     async with ca_site(clock=clock, **sections) as site:
         await site.init()
-        async with site.running(validator=validator, duties=duties) as ca:
+        async with site.running(validations=validations, duties=duties) as ca:
             yield ca
 
 

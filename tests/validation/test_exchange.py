@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acmeca.acme.challenges import FailureKind, ObservedFailure
+from acmeca.acme.observations import FailureKind, ObservedFailure
 from acmeca.validation.exchange import BODY_LIMIT, HEADER_LIMIT, TOTAL_LIMIT, Exchange, Response
 
 REDIRECTS = frozenset({301, 302, 307, 308})

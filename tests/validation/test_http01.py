@@ -15,8 +15,9 @@ import dns.rcode
 import pytest
 import uvloop
 
-from acmeca.acme.challenges import FailureKind, Http01Observation, judge_http01
+from acmeca.acme.http01 import Http01Observation, judge_http01
 from acmeca.acme.identifiers import Identifier, IdentifierType
+from acmeca.acme.observations import FailureKind
 from acmeca.acme.problem import ProblemType
 from acmeca.errors import Busy
 from acmeca.validation.http01 import Http01Validator
