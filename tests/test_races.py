@@ -1,0 +1,196 @@
+"""What fifty clients do at once has one outcome: on SQLite, on PostgreSQL, across two workers and across two replicas.
+
+Rule 1: each race is run by clients that know nothing of where they are; the stages are what an administrator can have.
+Rule 2: who was answered what is counted exactly. What the CA has in the end is asked of the CA.
+"""
+
+import asyncio
+import ssl
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.support.acme_client import AcmeClient, Answer, Provisioned
+from tests.support.http_peer import http_peer, tokens
+from tests.support.installations import Installation, make_installation, short_directory
+from tests.support.postgres import make_database, require_programs, shared_server
+from tests.support.replicas import make_replicas
+from tests.support.server import running_ca
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+
+AT_ONCE: Final = 50
+STAGES: Final = ("sqlite", "postgresql", "workers", "replicas")
+
+
+@dataclass
+class Stage:
+    """A CA and the way to it. `sessions` are of connections of their own, so that each may end at another process."""
+
+    directory_url: str
+    tls: ssl.SSLContext
+    provisioned: Provisioned
+    sessions: list[aiohttp.ClientSession] = field(default_factory=list)
+
+    def session(self) -> aiohttp.ClientSession:
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self.tls, limit=0), timeout=aiohttp.ClientTimeout(total=60)
+        )
+        self.sessions.append(session)
+        return session
+
+    async def client(self) -> AcmeClient:
+        """A client with a key of its own and no account yet."""
+        return await AcmeClient.connect(self.session(), self.directory_url, provisioned=self.provisioned)
+
+    async def copies(self, client: AcmeClient) -> list[AcmeClient]:
+        """The same account on four sets of connections, again and again, each with its own nonces."""
+        sessions = [self.session() for _ in range(4)]
+        return [
+            AcmeClient(sessions[number % 4], client.directory, client.key, client.provisioned, client.kid)
+            for number in range(AT_ONCE)
+        ]
+
+
+async def in_process(stack: AsyncExitStack, **sections: dict[str, object]) -> Stage:
+    ca = await stack.enter_async_context(running_ca(**sections))
+    return Stage(ca.directory_url, ca.tls(check_time=False), ca.provisioned)
+
+
+async def in_processes(
+    stack: AsyncExitStack, front: Installation, servers: Iterable[Installation], *options: str
+) -> Stage:
+    provisioned: Provisioned = {}
+    await stack.enter_async_context(http_peer(tokens(provisioned), port=front.http_port))
+    roots = ""
+    for server in servers:
+        process = await asyncio.to_thread(server.serve, *options)
+        stack.callback(process.close)
+        roots = server.root_path.read_text()
+    return Stage(front.directory_url, ssl.create_default_context(cadata=roots), provisioned)
+
+
+async def open_stage(name: str, stack: AsyncExitStack) -> Stage:
+    directory = stack.enter_context(short_directory(in_memory=True))
+    if name == "sqlite":
+        return await in_process(stack)
+    if name == "workers":
+        installation = make_installation(directory)
+        return await in_processes(stack, installation, [installation], "--init", "--workers", "2")
+    require_programs()
+    server = shared_server()
+    url = server.url(await make_database(server))
+    if name == "postgresql":
+        return await in_process(stack, storage={"url": url})
+    made = await make_replicas(directory, storage_url=url)
+    stack.enter_context(made.balanced())
+    return await in_processes(stack, made.front, made.servers)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=STAGES)
+async def stage(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    async with AsyncExitStack() as stack:
+        stage = await open_stage(request.param, stack)
+        try:
+            yield stage
+        finally:
+            for session in stage.sessions:
+                await session.close()
+
+
+def told(answers: Iterable[Answer]) -> Counter[str]:
+    """How often each answer was given: its status, or its problem's type."""
+    return Counter(str(answer.status) if answer.status < 400 else str(answer.problem) for answer in answers)
+
+
+async def test_new_account_with_one_key(stage: Stage) -> None:
+    """§7.3.1: "If the server already has an account registered with the provided account key, then it MUST return a response
+    with a 200 (OK) status code and provide the URL of that account": one is made, whoever comes first.
+    """
+    copies = await stage.copies(await stage.client())
+    answers = await asyncio.gather(*(copy.new_account() for copy in copies))
+    assert told(answers) == {"201": 1, "200": AT_ONCE - 1}
+    assert len({answer.location for answer in answers}) == 1
+
+
+async def test_one_challenge(stage: Stage) -> None:
+    """RULES §3: "One validation per challenge at a time": whatever is answered, the authorization is valid once."""
+    client = await stage.client()
+    await client.register()
+    order = await client.new_order("challenge.localhost")
+    challenge = await client.challenge(order.authorizations[0])
+    client.provision(challenge)
+    copies = await stage.copies(client)
+    answers = await asyncio.gather(*(copy.respond(challenge) for copy in copies))
+    assert told(answers) == {"200": AT_ONCE}
+    assert (await client.final(order.authorizations[0]))["status"] == "valid"
+    assert (await client.order(order.url)).status == "ready"
+
+
+async def test_finalize(stage: Stage) -> None:
+    """RULES §3: "two parallel finalizes of one order issue exactly one certificate"; §7.4: the others are `orderNotReady`."""
+    client = await stage.client()
+    await client.register()
+    order = await client.ready_order("finalize.localhost")
+    copies = await stage.copies(client)
+    csrs = [order.csr(ec.generate_private_key(ec.SECP256R1())) for _ in copies]
+    answers = await asyncio.gather(*(copy.finalize(order, csr_der) for copy, csr_der in zip(copies, csrs, strict=True)))
+    assert told(answers) == {"200": 1, "orderNotReady": AT_ONCE - 1}
+    valid = await client.order(order.url)
+    (answer,) = [answer for answer in answers if answer.status == 200]
+    assert (await client.download(valid))[0] == (await client.download(valid))[0]
+    assert answer.json["certificate"] == valid.certificate
+
+
+async def test_revocation(stage: Stage) -> None:
+    """§7.6: "If the certificate has already been revoked, the server MUST return an error response with … alreadyRevoked"."""
+    client = await stage.client()
+    await client.register()
+    issued = await client.issue("revoked.localhost")
+    copies = await stage.copies(client)
+    answers = await asyncio.gather(*(copy.revoke(issued.der, reason=4) for copy in copies))
+    assert told(answers) == {"200": 1, "alreadyRevoked": AT_ONCE - 1}
+
+
+async def test_giving_up_and_finalizing(stage: Stage) -> None:
+    """RULES §3: an authorization that is given up while the order is finalized either came too late or kept it from issuing."""
+    client = await stage.client()
+    await client.register()
+    order = await client.ready_order("given-up.localhost")
+    copies = await stage.copies(client)
+    url = order.authorizations[0]
+    answers = await asyncio.gather(
+        *(
+            copy.post(url, {"status": "deactivated"}) if number % 2 else copy.finalize(order)
+            for number, copy in enumerate(copies)
+        )
+    )
+    finalized, given_up = told(answers[::2]), told(answers[1::2])
+    assert given_up["200"] == 1
+    assert finalized["200"] + finalized["orderNotReady"] == AT_ONCE / 2
+    assert finalized["200"] <= 1
+    status = (await client.order(order.url)).status
+    assert status == ("valid" if finalized["200"] else "invalid")
+
+
+async def test_an_account_that_ends(stage: Stage) -> None:
+    """§7.3.6: whoever comes after the deactivation is refused, at every process."""
+    client = await stage.client()
+    await client.register()
+    copies = await stage.copies(client)
+    answers = await asyncio.gather(
+        *(
+            copy.deactivate_account() if number == AT_ONCE // 2 else copy.order_answer("ended.localhost")
+            for number, copy in enumerate(copies)
+        )
+    )
+    assert set(told(answers)) <= {"200", "201", "unauthorized"}
+    after = await asyncio.gather(*(copy.order_answer("ended.localhost") for copy in copies))
+    assert told(after) == {"unauthorized": AT_ONCE}
