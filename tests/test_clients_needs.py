@@ -50,7 +50,7 @@ async def test_2_location(ca: RunningCa, client: AcmeClient) -> None:
     processing = (await client.finalize(order)).ok()
     ca.site.issuer_key.broken = None
     assert (processing.location, processing.json["status"]) == (order.url, "processing")
-    await ca.services.certificates.finish_unfinished()
+    await ca.services.issuance.finish_unfinished()
     order = await client.ready_order("a.localhost")
     assert (await client.finalize(order)).ok().location == order.url
 

@@ -33,6 +33,7 @@ from acmeca.service.audit_heads import AuditHeads
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
 from acmeca.service.condition import Condition
+from acmeca.service.issuance import Issuance
 from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy, to_pem
 from acmeca.service.jobs import Jobs
 from acmeca.service.leadership import Leadership
@@ -168,18 +169,18 @@ async def _compose(
         ambient=ambient,
         observer=metrics,
     )
-    certificates = Certificates(
+    certificates = Certificates(store, issuers=issuers, status=status, ambient=ambient, observer=metrics)
+    issuance = Issuance(
         store,
         others=others,
         issuers=issuers,
-        status=status,
         names=names,
         lifetime=config.policy.lifetime,
         ambient=ambient,
         observer=metrics,
         weak_keys=weak_keys,
     )
-    orders = Orders(store, certificates=certificates, names=names, challenges=challenge_policy, ambient=ambient)
+    orders = Orders(store, issuance=issuance, names=names, challenges=challenge_policy, ambient=ambient)
     challenges = Challenges(
         store,
         others=others,
@@ -194,6 +195,7 @@ async def _compose(
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     own_certificates = OwnCertificates(
         certificates=certificates,
+        issuance=issuance,
         issuers=issuers,
         status=status,
         base_url=config.server.base_url,
@@ -221,6 +223,7 @@ async def _compose(
             accounts=accounts,
             orders=orders,
             challenges=challenges,
+            issuance=issuance,
             certificates=certificates,
             issuers=issuers,
             status=status,
@@ -234,7 +237,7 @@ async def _compose(
             leadership=Leadership(store, others=others),
             orders=orders,
             challenges=challenges,
-            certificates=certificates,
+            issuance=issuance,
             own_certificates=own_certificates,
             status=status,
             retention=Retention(

@@ -1,289 +1,44 @@
-"""Certificates: issued in the one order that RULES §4 allows, revoked on the three lawful paths of RFC 8555 §7.6.
+"""Certificates: found by those who may see them, revoked on the three lawful paths of RFC 8555 §7.6.
 
-Rule 1: nothing is signed that was not prepared, linted and durably recorded; this module is the one place that redeems a
-prepared certificate.
-Rule 2: what was recorded and not signed, because a process died or a key failed, is finished or its order is failed by
-`finish_unfinished`; the to-be-signed bytes are never made a second time. What an instance recorded is its own to sign as long
-as it lives.
-Rule 3: names are asked about at the order and again here, right before signing, every one of them.
+How they come here is `issuance.py`.
+
+Rule 1: what is revoked is compared as a whole, octet by octet, with what was issued.
+Rule 2: who asks for a revocation and is refused stands in the audit (RULES §6).
 """
 
-import hashlib
-import ipaddress
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import lru_cache
-from typing import Final
 
 from acmeca import audit
-from acmeca.acme.identifiers import Identifier, IdentifierType, canonical_dns_name
 from acmeca.acme.jwk import thumbprint
-from acmeca.acme.objects import Account, Order
+from acmeca.acme.objects import Account
 from acmeca.acme.payloads import Revocation
-from acmeca.acme.problem import Problem, ProblemType, join_problems
-from acmeca.acme.states import OrderStatus
+from acmeca.acme.problem import Problem, ProblemType
 from acmeca.errors import Conflict, NotFound
-from acmeca.pki.csr import CertificateRequest, parse_csr
-from acmeca.pki.errors import CsrError, IssuanceError, IssuerNotValidError, LintError, PkiError
-from acmeca.pki.issuance import Prepared, prepare, random_serial, restore, sign
-from acmeca.pki.signing import PublicKey, split_signed
-from acmeca.pki.spki import parse_public_key
-from acmeca.pki.tbs import parse_tbs, read_serial
-from acmeca.pki.template import Template
-from acmeca.policy.keys import check_key
-from acmeca.policy.names import NamePolicy
-from acmeca.policy.profiles import SERVER, server_template
+from acmeca.pki.errors import PkiError
+from acmeca.pki.signing import split_signed
+from acmeca.pki.tbs import read_serial
 from acmeca.service.ambient import Ambient
-from acmeca.service.issuers import Issuers, SigningIssuer, to_pem
+from acmeca.service.issuers import Issuers, to_pem
 from acmeca.service.observation import Observer
 from acmeca.service.requests import AccountRequest, KeyRequest
 from acmeca.service.status import Status, format_serial
 from acmeca.storage.certificates import KEY_COMPROMISE, Certificate, Search
-from acmeca.storage.errors import KeyRefusedError, StaleError
+from acmeca.storage.errors import StaleError
 from acmeca.storage.store import Store
-from acmeca.storage.writers import Others
 
 log = logging.getLogger(__name__)
 
-_SERIAL_BYTES: Final = 16
-_TIME_TO_FINISH: Final = timedelta(hours=1)  # how long a record waits for its signature before its order is failed
-
-
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """For whom and for what a certificate is made; an account and an order, or neither for the server's own."""
-
-    names: tuple[Identifier, ...]
-    public_key: PublicKey
-    account_id: str | None = None
-    order_id: str | None = None
-
 
 class Certificates:
-    """The certificates of every issuer that this server signs for."""
+    """The certificates of every issuer of this server."""
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        others: Others,
-        issuers: Issuers,
-        status: Status,
-        names: NamePolicy,
-        lifetime: timedelta,
-        ambient: Ambient,
-        observer: Observer,
-        weak_keys: frozenset[bytes] = frozenset(),
-    ) -> None:
+    def __init__(self, store: Store, *, issuers: Issuers, status: Status, ambient: Ambient, observer: Observer) -> None:
         self._store = store
-        self._others = others
-        self._weak_keys = weak_keys
         self._issuers = issuers
         self._status = status
-        self._names = names
-        self._server = server_template(lifetime)
         self._ambient = ambient
         self._observer = observer
-        self._signing: set[str] = set()
-
-    # --- issuance -----------------------------------------------------------------------------------------------
-
-    async def issue_for_order(self, account: Account, order: Order, csr_der: bytes) -> Certificate | None:
-        """Steps 2 to 5 of finalize (DESIGN §3). Raises a Problem, or `StaleError` when the order is ready no longer.
-
-        Step 2: the CSR is acceptable and asks for exactly the names of the order, or `badCSR` and the order stays ready;
-        policy is asked once more. Step 3: the certificate is prepared and linted. Step 4: it is recorded, and the order
-        claimed, in one durable transaction. Step 5: it is signed and the order made valid with it. When step 5 fails, the
-        result is None; the order stays `processing` and `finish_unfinished` takes it up.
-        """
-        started = self._ambient.uptime()
-        try:
-            signer, prepared, certificate = await self._claim(account, order, csr_der)
-        except Problem as problem:
-            event = audit.IssuanceRefused(
-                actor=audit.account_actor(account.id), subject_id=order.id, reason=problem.detail
-            )
-            await self._store.note(event, at=self._ambient.now())
-            raise
-        # Step 5
-        try:
-            signed = await self._complete(signer, prepared, certificate)
-        except Exception:  # whatever a token or a disk raises: the record stands, and the order is finished later
-            log.exception("order %s: recorded as %s and not signed yet", order.id, certificate.serial)
-            return None
-        else:
-            self._observer.finalized(self._ambient.uptime() - started)
-            return signed
-        finally:
-            self._signing.discard(certificate.id)
-
-    async def _claim(
-        self, account: Account, order: Order, csr_der: bytes
-    ) -> tuple[SigningIssuer, Prepared, Certificate]:
-        """Steps 2 to 4: what is about to be signed, recorded."""
-        # Step 2
-        request = _acceptable_csr(csr_der, self._weak_keys)
-        if any(request.spki_der == stored.issuer.spki_der for stored in self._issuers.all):
-            raise Problem(ProblemType.BAD_CSR, "the key in the CSR is an issuer's; make a new key for the certificate")
-        _require_same_names(request, order.identifiers)
-        refusals = self._names.refusals(order.identifiers)
-        if refusals:
-            raise join_problems(refusals, detail="policy changed since the order was made; see subproblems")
-        # Steps 3 and 4
-        subject = _Subject(order.identifiers, request.public_key, account_id=account.id, order_id=order.id)
-        signer = self._issuers.active
-        try:
-            prepared = self._prepare(signer, self._server, subject)
-        except LintError:
-            log.exception("order %s: what was about to be signed has findings", order.id)
-            raise Problem(
-                ProblemType.SERVER_INTERNAL, "the certificate was not made: it failed our own checks"
-            ) from None
-        except IssuerNotValidError as error:
-            log.error("order %s: %s", order.id, error)  # noqa: TRY400  (the message is all there is)
-            raise Problem(
-                ProblemType.SERVER_INTERNAL,
-                "the issuer cannot sign now: it has expired, or the clock is wrong",
-                status=503,
-            ) from None
-        except IssuanceError as error:
-            raise Problem(ProblemType.REJECTED_IDENTIFIER, f"the issuer cannot certify this: {error}") from None
-        certificate = self._certificate(signer, self._server, subject, prepared)
-        self._signing.add(certificate.id)  # before the record can be seen: `finish_unfinished` leaves it to us
-        try:
-            await self._record(certificate, subject.public_key)
-        except BaseException:
-            self._signing.discard(certificate.id)
-            raise
-        return signer, prepared, certificate
-
-    async def issue_own(
-        self, template: Template, names: tuple[Identifier, ...], public_key: PublicKey, *, signer: SigningIssuer
-    ) -> Certificate:
-        """A certificate for the server itself: its listener, its OCSP responders. Recorded like every other."""
-        subject = _Subject(names, public_key)
-        try:
-            prepared = self._prepare(signer, template, subject)
-        except (IssuanceError, LintError) as error:
-            event = audit.IssuanceRefused(actor=audit.SYSTEM, subject_id=template.name, reason=str(error))
-            await self._store.note(event, at=self._ambient.now())
-            raise
-        certificate = self._certificate(signer, template, subject, prepared)
-        await self._record(certificate, public_key)
-        return await self._complete(signer, prepared, certificate)
-
-    async def finish_unfinished(self, *, adopt: bool = True) -> int:
-        """Sign what was recorded and never signed, or fail its order; returns how many orders moved.
-
-        Without `adopt` only what this instance recorded itself, and not what others left that are gone.
-        """
-        moved = 0
-        unfinished = await self._store.certificates.unfinished()
-        living = await self._others.living() if unfinished else frozenset()
-        for certificate in unfinished:
-            is_own = certificate.recorded_by == self._store.writer.instance
-            if certificate.id in self._signing or not (is_own or (adopt and certificate.recorded_by not in living)):
-                continue
-            try:
-                await self._finish(certificate)
-                moved += 1
-            except StaleError:
-                continue  # somebody else was faster
-            except Exception:  # whatever a token or a disk raises: the others are finished all the same
-                log.exception("certificate %s cannot be finished now; it is tried again", certificate.serial)
-        return moved
-
-    async def _finish(self, certificate: Certificate) -> None:
-        signer = self._issuers.signer(certificate.issuer_id)
-        problem = await self._reason_to_abandon(certificate)
-        if problem is not None or signer is None or certificate.profile != SERVER:
-            problem = problem or Problem(
-                ProblemType.SERVER_INTERNAL, "the issuer that was to sign is gone; order again"
-            )
-            await self._abandon(certificate, problem)
-            return
-        try:
-            prepared = _restore(signer, self._server, certificate)
-        except (LintError, IssuanceError) as error:  # the profile was changed by configuration since
-            problem = Problem(
-                ProblemType.SERVER_INTERNAL, "the profile changed while the certificate was made; order again"
-            )
-            log.warning("certificate %s is not finished: %s", certificate.serial, error)
-            await self._abandon(certificate, problem)
-            return
-        await self._complete(signer, prepared, certificate)
-        log.info("finished certificate %s, which a stopped process had left", certificate.serial)
-
-    async def _abandon(self, certificate: Certificate, problem: Problem) -> None:
-        await self._store.certificates.abandon(certificate, problem, at=self._ambient.now())
-        self._observer.orders_closed(OrderStatus.INVALID)
-
-    async def _reason_to_abandon(self, certificate: Certificate) -> Problem | None:
-        """Whatever changed between the record and now that forbids the signature."""
-        if self._ambient.now() - certificate.recorded_at > _TIME_TO_FINISH:
-            return Problem(ProblemType.SERVER_INTERNAL, "the server stopped while it made the certificate; order again")
-        obstacle = await self._store.certificates.obstacle(
-            certificate, thumbprint=thumbprint(_public_key(certificate)), at=self._ambient.now()
-        )
-        if obstacle is not None:
-            return Problem(ProblemType.UNAUTHORIZED, obstacle)
-        refusals = self._names.refusals(_identifiers(certificate.names))
-        return join_problems(refusals, detail="policy changed meanwhile; see subproblems") if refusals else None
-
-    def _prepare(self, signer: SigningIssuer, template: Template, subject: _Subject) -> Prepared:
-        dns_names, ip_addresses = _split(subject.names)
-        return prepare(
-            issuer=signer.issuer,
-            template=template,
-            dns_names=dns_names,
-            ip_addresses=ip_addresses,
-            public_key=subject.public_key,
-            serial=random_serial(self._ambient.entropy(_SERIAL_BYTES)),
-            now=self._ambient.now(),
-        )
-
-    def _certificate(
-        self, signer: SigningIssuer, template: Template, subject: _Subject, prepared: Prepared
-    ) -> Certificate:
-        return Certificate(
-            id=self._ambient.new_id(),
-            serial=format_serial(prepared.serial),
-            issuer_id=signer.id,
-            account_id=subject.account_id,
-            order_id=subject.order_id,
-            profile=template.name,
-            names=tuple(sorted(name.value for name in subject.names)),
-            spki_sha256=hashlib.sha256(prepared.spki_der).digest(),
-            not_before=prepared.not_before,
-            not_after=prepared.not_after,
-            tbs=prepared.tbs,
-            recorded_at=self._ambient.now(),
-        )
-
-    async def _record(self, certificate: Certificate, public_key: PublicKey) -> None:
-        try:
-            await self._store.certificates.record(
-                certificate, thumbprint=thumbprint(public_key), at=certificate.recorded_at
-            )
-        except KeyRefusedError as error:
-            # RFC 8555 §11.1: a CA "SHOULD … reject" a CSR whose key is an account's
-            raise Problem(ProblemType.BAD_CSR, str(error)) from None
-
-    async def _complete(self, signer: SigningIssuer, prepared: Prepared, certificate: Certificate) -> Certificate:
-        tbs, signature = split_signed(sign(prepared, signer.key))
-        if tbs != certificate.tbs:
-            raise IssuanceError(f"what was signed is not what was recorded as {certificate.serial}")
-        now = self._ambient.now()
-        signed = replace(certificate, signature=signature, issued_at=now)
-        await self._store.certificates.complete(
-            certificate, signature, sha256=hashlib.sha256(signed.der).hexdigest(), at=now
-        )
-        self._observer.issued(certificate.profile)
-        if certificate.order_id is not None:
-            self._observer.orders_closed(OrderStatus.VALID)
-        return signed
 
     # --- finding ------------------------------------------------------------------------------------------------
 
@@ -361,7 +116,7 @@ class Certificates:
             certificate,
             reason=reason,
             may_raise=may_raise,
-            thumbprint=thumbprint(_public_key(certificate)),
+            thumbprint=thumbprint(certificate.public_key),
             actor=actor,
             how=how,
             at=self._ambient.now(),
@@ -391,12 +146,12 @@ class Certificates:
     async def _right_of(self, request: AccountRequest | KeyRequest, certificate: Certificate) -> str:
         """By which path of §7.6 the sender may revoke it, for the audit; a Problem when by none."""
         if isinstance(request, KeyRequest):
-            if thumbprint(_public_key(certificate)) == request.key.thumbprint:
+            if thumbprint(certificate.public_key) == request.key.thumbprint:
                 return "certificate key"
             raise Problem(ProblemType.UNAUTHORIZED, "the key that signed the request is not the certificate's key")
         if certificate.account_id == request.account.id:
             return "account"
-        names = _identifiers(certificate.names)
+        names = certificate.identifiers
         if names and await self._store.orders.holds_all(request.account.id, names, at=self._ambient.now()):
             return "authorizations"
         raise Problem(
@@ -405,89 +160,7 @@ class Certificates:
         )
 
 
-def _restore(signer: SigningIssuer, template: Template, certificate: Certificate) -> Prepared:
-    dns_names, ip_addresses = _split(_identifiers(certificate.names))
-    prepared = restore(
-        issuer=signer.issuer,
-        template=template,
-        tbs=certificate.tbs,
-        dns_names=dns_names,
-        ip_addresses=ip_addresses,
-        spki_sha256=certificate.spki_sha256,
-    )
-    if format_serial(prepared.serial) != certificate.serial:
-        raise IssuanceError(f"the record of {certificate.serial} holds the serial {prepared.serial:x}")
-    return prepared
-
-
 _issuer_pem = lru_cache(maxsize=64)(to_pem)  # a few, and they stand in every answer
-
-
-def _acceptable_csr(csr_der: bytes, weak_keys: frozenset[bytes]) -> CertificateRequest:
-    try:
-        request = parse_csr(csr_der)
-    except CsrError as error:
-        raise Problem(ProblemType.BAD_CSR, str(error)) from None
-    reason = check_key(request.public_key, request.spki_der, weak_keys=weak_keys)
-    if reason is not None:
-        raise Problem(ProblemType.BAD_CSR, f"the key in the CSR cannot be certified: {reason}")
-    return request
-
-
-def _require_same_names(request: CertificateRequest, identifiers: Sequence[Identifier]) -> None:
-    """§7.4: "The CSR MUST indicate the exact same set of requested identifiers as the initial newOrder request."
-
-    A common name counts when it is the text of an identifier: "either in the commonName portion of the requested subject
-    name or in an extensionRequest attribute … requesting a subjectAltName extension, or both".
-    """
-    ordered = {identifier.value for identifier in identifiers}
-    count = len({name.lower() for name in request.dns_names}) + len(request.ip_addresses)
-    if count > len(ordered):  # before work is spent on each of them
-        raise Problem(ProblemType.BAD_CSR, f"the CSR has {count} names, the order has {len(ordered)}")
-    asked = set(request.ip_addresses)
-    for name in request.dns_names:
-        try:
-            asked.add(canonical_dns_name(name))
-        except ValueError as error:
-            raise Problem(ProblemType.BAD_CSR, f"a name in the CSR is not usable: {error}") from None
-    asked.update(_common_name(name, ordered) for name in request.common_names)
-    if asked != ordered:
-        missing, extra = sorted(ordered - asked), sorted(asked - ordered)
-        parts = [f"it lacks {', '.join(missing)}"] if missing else []
-        parts += [f"it adds {', '.join(extra)}"] if extra else []
-        raise Problem(
-            ProblemType.BAD_CSR, f"the names in the CSR have to be exactly those of the order: {'; '.join(parts)}"
-        )
-
-
-def _common_name(text: str, ordered: set[str]) -> str:
-    if text.lower() not in ordered:
-        raise Problem(
-            ProblemType.BAD_CSR,
-            "the common name in the CSR is none of the order's identifiers; leave it out or repeat one of them",
-        )
-    return text.lower()
-
-
-def _identifiers(names: Sequence[str]) -> tuple[Identifier, ...]:
-    """Kept names as identifiers. No host name is the text of an address (`canonical_dns_name`, step 6)."""
-    return tuple(Identifier(IdentifierType.IP if _is_address(name) else IdentifierType.DNS, name) for name in names)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _split(identifiers: Sequence[Identifier]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The host names and the addresses among identifiers."""
-    return (
-        tuple(item.value for item in identifiers if item.type is IdentifierType.DNS),
-        tuple(item.value for item in identifiers if item.type is IdentifierType.IP),
-    )
 
 
 def _already_revoked() -> Problem:
@@ -497,7 +170,3 @@ def _already_revoked() -> Problem:
 def _raises(certificate: Certificate, reason: int | None) -> bool:
     """RULES §5: "only an upgrade to keyCompromise … changes a reason"."""
     return reason == KEY_COMPROMISE and certificate.revocation_reason != KEY_COMPROMISE
-
-
-def _public_key(certificate: Certificate) -> PublicKey:
-    return parse_public_key(parse_tbs(certificate.tbs).spki_der)

@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Final
 
 from acmeca.service.audit_heads import AuditHeads
-from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
+from acmeca.service.issuance import Issuance
 from acmeca.service.leadership import Leadership
 from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
@@ -52,7 +52,7 @@ class Jobs:
         leadership: Leadership,
         orders: Orders,
         challenges: Challenges,
-        certificates: Certificates,
+        issuance: Issuance,
         own_certificates: OwnCertificates,
         status: Status,
         retention: Retention,
@@ -62,7 +62,7 @@ class Jobs:
         self._leadership = leadership
         self._orders = orders
         self._challenges = challenges
-        self._certificates = certificates
+        self._issuance = issuance
         self._own_certificates = own_certificates
         self._status = status
         self._retention = retention
@@ -110,7 +110,7 @@ class Jobs:
         await self._challenges.resume()
 
     async def _finish_unfinished(self) -> None:
-        await self._certificates.finish_unfinished(adopt=self._leadership.lease is not None)
+        await self._issuance.finish_unfinished(adopt=self._leadership.lease is not None)
 
     async def _expire(self) -> None:
         if self._leadership.lease is not None:

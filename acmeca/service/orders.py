@@ -14,7 +14,7 @@ from acmeca.acme.states import AuthorizationStatus, ChallengeStatus, OrderStatus
 from acmeca.policy.challenges import ChallengePolicy
 from acmeca.policy.names import NamePolicy
 from acmeca.service.ambient import Ambient
-from acmeca.service.certificates import Certificates
+from acmeca.service.issuance import Issuance
 from acmeca.storage.errors import StaleError
 from acmeca.storage.orders import OrderPage
 from acmeca.storage.store import Store
@@ -32,13 +32,13 @@ class Orders:
         self,
         store: Store,
         *,
-        certificates: Certificates,
+        issuance: Issuance,
         names: NamePolicy,
         challenges: ChallengePolicy,
         ambient: Ambient,
     ) -> None:
         self._store = store
-        self._certificates = certificates
+        self._issuance = issuance
         self._names = names
         self._challenges = challenges
         self._ambient = ambient
@@ -91,14 +91,14 @@ class Orders:
     async def finalize(self, account: Account, order_id: str, csr_der: bytes) -> Order:
         """§7.4: issue what was ordered. Returns the order, `valid` when the certificate is there.
 
-        Step 1: the order is ready, or `orderNotReady`. The further steps are `Certificates.issue_for_order`'s.
+        Step 1: the order is ready, or `orderNotReady`. The further steps are `Issuance.issue_for_order`'s.
         """
         order = await self.order(account, order_id)
         # Step 1: "A request to finalize an order will result in error if the order is not in the "ready" state."
         if order.status is not OrderStatus.READY:
             raise _not_ready(order)
         try:
-            certificate = await self._certificates.issue_for_order(account, order, csr_der)
+            certificate = await self._issuance.issue_for_order(account, order, csr_der)
         except StaleError:
             # Another request claimed the order, or it expired, or an authorization was given up. "the server MUST return a
             # 403 (Forbidden) error with a problem document of type "orderNotReady""

@@ -26,6 +26,7 @@ from acmeca.pki.template import Template
 from acmeca.policy.profiles import listener_template, responder_template
 from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
+from acmeca.service.issuance import Issuance
 from acmeca.service.issuers import Issuers, SigningIssuer
 from acmeca.service.status import Status, format_serial
 from acmeca.storage.lock import FileTurn
@@ -62,6 +63,7 @@ class OwnCertificates:
         self,
         *,
         certificates: Certificates,
+        issuance: Issuance,
         issuers: Issuers,
         status: Status,
         base_url: str,
@@ -70,6 +72,7 @@ class OwnCertificates:
         on_listener: Callable[[Path], None],
     ) -> None:
         self._certificates = certificates
+        self._issuance = issuance
         self._issuers = issuers
         self._status = status
         self._host = _host(base_url)
@@ -143,7 +146,7 @@ class OwnCertificates:
         # The key is kept first, so that a disk that takes nothing ends this before anything is signed.
         waiting = path.with_suffix(".next.pem")
         write_credential(waiting, Credential(key, ()))
-        certificate = await self._certificates.issue_own(template, names, key.public_key(), signer=signer)
+        certificate = await self._issuance.issue_own(template, names, key.public_key(), signer=signer)
         chain = (certificate.der, *self._issuers.chain(signer.id))
         write_credential(path, Credential(key, chain))
         waiting.unlink()

@@ -6,6 +6,7 @@ from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
+from acmeca.service.issuance import Issuance
 from acmeca.service.issuers import Issuers
 from acmeca.service.orders import Orders
 from acmeca.service.readiness import Readiness
@@ -25,6 +26,7 @@ class Services:
     accounts: Accounts
     orders: Orders
     challenges: Challenges
+    issuance: Issuance
     certificates: Certificates
     issuers: Issuers
     status: Status

@@ -21,8 +21,9 @@ from typing import Any, Final, TypeAlias
 
 from acmeca.audit import AuthorizationDeactivated
 from acmeca.storage.accounts import shut_account
-from acmeca.storage.certificates import KEY_COMPROMISE, insert_names
+from acmeca.storage.certificates import KEY_COMPROMISE
 from acmeca.storage.database import Database, Entry, Transaction
+from acmeca.storage.issuance import insert_names
 from acmeca.storage.journal import Commit, JournalError
 from acmeca.storage.journals import AUDIT
 from acmeca.storage.times import from_seconds

@@ -9,6 +9,7 @@ from acmeca.storage.audit_heads import AuditHeads
 from acmeca.storage.certificates import Certificates
 from acmeca.storage.crls import Crls
 from acmeca.storage.database import Database, Transaction
+from acmeca.storage.issuance import Issuance
 from acmeca.storage.issuers import Issuers
 from acmeca.storage.leases import Leases
 from acmeca.storage.orders import Orders
@@ -24,7 +25,8 @@ class Store:
         self.writer = writer
         self.accounts = Accounts(database, writer=writer.name)
         self.orders = Orders(database, writer=writer.name, instance=writer.instance)
-        self.certificates = Certificates(database, writer=writer.name, instance=writer.instance)
+        self.issuance = Issuance(database, writer=writer.name, instance=writer.instance)
+        self.certificates = Certificates(database, writer=writer.name)
         self.issuers = Issuers(database, writer=writer.name)
         self.crls = Crls(database, writer=writer.name)
         self.retention = Retention(database, writer=writer.name)

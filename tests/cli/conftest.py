@@ -51,7 +51,7 @@ def issue(installation: Installation, *names: str, days: int = 90) -> str:
 
     async def work() -> str:
         async with app.opened(load_config(installation.config_path, {})) as ca:
-            certificate = await ca.services.certificates.issue_own(
+            certificate = await ca.services.issuance.issue_own(
                 server_template(timedelta(days=days)),
                 tuple(Identifier(IdentifierType.DNS, name) for name in names),
                 ec.generate_private_key(ec.SECP256R1()).public_key(),

@@ -37,7 +37,7 @@ async def issue(
     """A certificate of profile `server`; the account is left out, as it is not what is looked at here."""
     identifiers = tuple(Identifier(IdentifierType.DNS, name) for name in names)
     key = key or ec.generate_private_key(ec.SECP256R1())
-    return await ca.services.certificates.issue_own(
+    return await ca.services.issuance.issue_own(
         server_template(timedelta(days=days)), identifiers, key.public_key(), signer=ca.signer
     )
 

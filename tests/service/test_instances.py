@@ -242,22 +242,22 @@ class TestUnfinishedWork:
         self, ca: RunningCa, other: Opened, clock: Monotonic, left: str
     ) -> None:
         for _ in range(5):
-            assert await other.services.certificates.finish_unfinished() == 0
+            assert await other.services.issuance.finish_unfinished() == 0
             clock.seconds += GONE_AFTER - 1
             await ca.store.writers.beat()
         assert await self.issued(ca) == 0
-        assert await ca.services.certificates.finish_unfinished(adopt=False) == 1  # its own
+        assert await ca.services.issuance.finish_unfinished(adopt=False) == 1  # its own
         assert await self.issued(ca) == 1
 
     async def test_of_one_that_is_gone_is_finished_once(
         self, ca: RunningCa, other: Opened, clock: Monotonic, left: str
     ) -> None:
         await lose(other, clock)
-        assert await other.services.certificates.finish_unfinished(adopt=False) == 0  # who leads does that
+        assert await other.services.issuance.finish_unfinished(adopt=False) == 0  # who leads does that
         signatures = len(ca.site.issuer_key.signed)
-        assert await other.services.certificates.finish_unfinished() == 1
-        assert await other.services.certificates.finish_unfinished() == 0
-        assert await ca.services.certificates.finish_unfinished() == 0  # it wakes up, and has nothing left to do
+        assert await other.services.issuance.finish_unfinished() == 1
+        assert await other.services.issuance.finish_unfinished() == 0
+        assert await ca.services.issuance.finish_unfinished() == 0  # it wakes up, and has nothing left to do
         assert len(ca.site.issuer_key.signed) == signatures + 1
         assert await self.issued(ca) == 1
         (row,) = await ca.rows("SELECT status FROM orders")
@@ -269,7 +269,7 @@ class TestUnfinishedWork:
         """Both sign the same bytes; one signature is kept."""
         await lose(other, clock)
         moved = await asyncio.gather(
-            *(each.services.certificates.finish_unfinished() for each in (ca.opened, other) for _ in range(3))
+            *(each.services.issuance.finish_unfinished() for each in (ca.opened, other) for _ in range(3))
         )
         assert sum(moved) == 1
         assert await self.issued(ca) == 1
@@ -278,7 +278,7 @@ class TestUnfinishedWork:
         """After a restart nobody has to wait: the instance before it can write no more."""
         with connect(ca.config.database_path or ca.data_dir) as connection:
             connection.execute("UPDATE writers SET instance = 'a new one' WHERE name = ?", (ca.store.writer.name,))
-        assert await other.services.certificates.finish_unfinished() == 1
+        assert await other.services.issuance.finish_unfinished() == 1
 
 
 class TestValidations:

@@ -57,7 +57,7 @@ async def test_a_failing_duty_takes_no_other_down(
             (ca.opened.jobs._leadership, "campaign"),
             (ca.store.orders, "expire"),
             (ca.opened.jobs._own_certificates, "_refresh_responder"),
-            (ca.services.certificates, "finish_unfinished"),
+            (ca.services.issuance, "finish_unfinished"),
         )
 
         async def fail(*_: object, **__: object) -> float:

@@ -125,7 +125,7 @@ async def test_no_audit_no_order(ca: RunningCa, monkeypatch: pytest.MonkeyPatch)
     async def fail(*_: object, **__: object) -> None:
         raise StorageError("the audit cannot be written")
 
-    monkeypatch.setattr("acmeca.storage.certificates.append", fail)
+    monkeypatch.setattr("acmeca.storage.issuance.append", fail)
     (await client.finalize(order)).refused("serverInternal", 503)
     assert leaf_signatures(ca.site.issuer_key) == signed
     assert (await client.order(order.url)).status == "ready"

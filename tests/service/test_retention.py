@@ -53,7 +53,7 @@ async def certificates(store: Store, number: int) -> None:
     owner = await kept_account(store)
     for day in range(number):
         kept = certificate(owner, not_after=NOW + day * DAY)
-        await store.certificates.record(kept, thumbprint=kept.id, at=NOW)
+        await store.issuance.record(kept, thumbprint=kept.id, at=NOW)
 
 
 async def test_orders_stay_for_as_long_as_configured(store: Store) -> None:

@@ -84,7 +84,7 @@ class TestStatuses:
         await ca.services.certificates.revoke_for_admin(f"{serial:x}".zfill(34), reason=1, user="test")
         assert await party.status(serial) == "REVOKED"
         ca.site.issuer_key.broken = None
-        await ca.services.certificates.finish_unfinished()
+        await ca.services.issuance.finish_unfinished()
         assert await party.status(serial) == "REVOKED"
         assert (await client.order(order.url)).status == "invalid"
 
@@ -97,7 +97,7 @@ class TestStatuses:
         serial = int(await ca.scalar("SELECT serial FROM certificates WHERE signature IS NULL"), 16)
         assert await party.status(serial) == "UNKNOWN"
         ca.site.issuer_key.broken = None
-        await ca.services.certificates.finish_unfinished()
+        await ca.services.issuance.finish_unfinished()
         leaf, *_ = await client.download(await client.order(order.url))
         assert leaf.serial_number == serial
         assert await party.status(serial) == "GOOD"

@@ -1,197 +1,34 @@
-"""Certificates: recorded, completed once, found, revoked for good."""
+"""Certificates as they are kept: found, and revoked for good."""
 
 import asyncio
-import dataclasses
 from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acmeca.acme.objects import Account, Order
-from acmeca.acme.problem import Problem, ProblemType
+from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.storage import audit
 from acmeca.storage.certificates import (
     KEY_COMPROMISE,
     Certificate,
     CertificateStatus,
-    KeyRefusedError,
     Search,
     SerialStatus,
     reverse_labels,
 )
-from acmeca.storage.errors import NotUniqueError, StaleError
+from acmeca.storage.errors import StaleError
 from acmeca.storage.store import Store
 from tests.support.stored import (
     NOW,
     account,
     certificate,
     change,
+    issuance_tables,
     issued_certificate,
-    kept_account,
-    ready_order,
+    recorded_certificate,
     rows,
 )
-
-PROBLEM = Problem(ProblemType.SERVER_INTERNAL, "order again")
-TABLES = ("orders", "certificates", "certificate_names", "blocked_keys", "audit")
-
-
-async def everything(store: Store) -> list[list[tuple[object, ...]]]:
-    return [await rows(store, f"SELECT * FROM {table}") for table in TABLES]
-
-
-async def recorded(store: Store, **changes: object) -> tuple[Account, Order, Certificate]:
-    """An order that is processing, with its certificate."""
-    owner = await kept_account(store)
-    made, _ = await ready_order(store, owner)
-    kept = certificate(owner, made, **changes)
-    await store.certificates.record(kept, thumbprint="certificate key", at=NOW)
-    return owner, made, dataclasses.replace(kept, recorded_by=store.writer.instance)
-
-
-async def order_status(store: Store, order_id: str) -> str:
-    ((status,),) = await rows(store, "SELECT status FROM orders WHERE id = $1", order_id)
-    return str(status)
-
-
-class TestRecord:
-    async def test_claims_the_order(self, store: Store) -> None:
-        _, made, kept = await recorded(store)
-        assert await order_status(store, made.id) == "processing"
-        assert await store.certificates.by_serial(kept.serial) == kept
-        assert await store.certificates.unfinished() == [kept]
-
-    @pytest.mark.parametrize(
-        ("what", "sql"),
-        [
-            ("the order is pending", "UPDATE orders SET status = 'pending'"),
-            ("the order is processing", "UPDATE orders SET status = 'processing'"),
-            ("the order is valid", "UPDATE orders SET status = 'valid'"),
-            ("the order is invalid", "UPDATE orders SET status = 'invalid'"),
-            ("the order has expired", f"UPDATE orders SET expires_at = {int(NOW.timestamp())}"),
-            ("the account is deactivated", "UPDATE accounts SET status = 'deactivated'"),
-            ("the account is revoked", "UPDATE accounts SET status = 'revoked'"),
-            ("an authorization is pending", "UPDATE authorizations SET status = 'pending'"),
-            ("an authorization is invalid", "UPDATE authorizations SET status = 'invalid'"),
-            ("an authorization is deactivated", "UPDATE authorizations SET status = 'deactivated'"),
-            ("an authorization is expired", "UPDATE authorizations SET status = 'expired'"),
-            ("an authorization is revoked", "UPDATE authorizations SET status = 'revoked'"),
-            ("an authorization's time is over", f"UPDATE authorizations SET expires_at = {int(NOW.timestamp())}"),
-        ],
-    )
-    async def test_looks_once_more(self, store: Store, what: str, sql: str) -> None:
-        """The claim rests on everything that the issuance rests on, in one transaction."""
-        owner = await kept_account(store)
-        made, parts = await ready_order(store, owner, "a.example.org", "b.example.org", "c.example.org")
-        where = " WHERE id = $1" if "authorizations" in sql else ""
-        await change(store, sql + where, *([parts[1].id] if where else []))
-        before = await everything(store)
-        with pytest.raises(StaleError):
-            await store.certificates.record(certificate(owner, made), thumbprint="key", at=NOW)
-        assert await everything(store) == before, what
-
-    async def test_one_order_one_certificate(self, store: Store) -> None:
-        owner = await kept_account(store)
-        made, _ = await ready_order(store, owner)
-        outcomes = await asyncio.gather(
-            *(store.certificates.record(certificate(owner, made), thumbprint="key", at=NOW) for _ in range(20)),
-            return_exceptions=True,
-        )
-        assert sum(outcome is None for outcome in outcomes) == 1
-        assert sum(isinstance(outcome, StaleError) for outcome in outcomes) == 19
-        assert await rows(store, "SELECT COUNT(*) FROM certificates") == [(1,)]
-
-    async def test_one_serial_one_certificate(self, store: Store) -> None:
-        """RULES §4: a serial is "unique in the database"."""
-        _, _, kept = await recorded(store)
-        owner = await kept_account(store)
-        made, _ = await ready_order(store, owner)
-        with pytest.raises(NotUniqueError, match="serial"):
-            await store.certificates.record(certificate(owner, made, serial=kept.serial), thumbprint="key", at=NOW)
-        assert await order_status(store, made.id) == "ready"
-
-    async def test_keys_that_are_never_certified(self, store: Store) -> None:
-        """RFC 8555 §11.1, RULES §1: an account's, the server's own, a blocked one; the order stays ready."""
-        owner, deactivated = await kept_account(store), await kept_account(store)
-        await store.accounts.deactivate(deactivated.id, at=NOW)
-        own = await issued_certificate(store)
-        bad = await issued_certificate(store)
-        await store.certificates.revoke(
-            bad,
-            reason=KEY_COMPROMISE,
-            thumbprint="blocked",
-            may_raise=True,
-            actor="system",
-            how="administrator",
-            at=NOW,
-        )
-        made, _ = await ready_order(store, owner)
-        for kept, thumbprint, why in (
-            (certificate(owner, made), owner.thumbprint, "ACME account"),
-            (certificate(owner, made), deactivated.thumbprint, "ACME account"),
-            (certificate(owner, made, spki_sha256=own.spki_sha256), "own", "CA's own"),
-            (certificate(owner, made, spki_sha256=bad.spki_sha256), "blocked", "CA's own|compromised"),
-        ):
-            with pytest.raises(KeyRefusedError, match=why):
-                await store.certificates.record(kept, thumbprint=thumbprint, at=NOW)
-            assert await order_status(store, made.id) == "ready"
-
-    async def test_the_same_key_twice(self, store: Store) -> None:
-        """A renewal may keep its key."""
-        owner = await kept_account(store)
-        for _ in range(2):
-            made, _ = await ready_order(store, owner)
-            await store.certificates.record(certificate(owner, made, spki_sha256=bytes(32)), thumbprint="k", at=NOW)
-
-
-class TestComplete:
-    async def test_makes_the_order_valid(self, store: Store) -> None:
-        owner, made, kept = await recorded(store)
-        await store.certificates.complete(kept, b"signature", sha256="ab", at=NOW + timedelta(seconds=1))
-        signed = await store.certificates.by_id(owner.id, kept.id)
-        assert signed == dataclasses.replace(kept, signature=b"signature", issued_at=NOW + timedelta(seconds=1))
-        order = await store.orders.by_id(owner.id, made.id)
-        assert order is not None
-        assert (order.status.value, order.certificate_id) == ("valid", kept.id)
-        assert await store.certificates.unfinished() == []
-
-    async def test_once(self, store: Store) -> None:
-        _, _, kept = await recorded(store)
-        await store.certificates.complete(kept, b"one", sha256="", at=NOW)
-        before = await everything(store)
-        with pytest.raises(StaleError):
-            await store.certificates.complete(kept, b"two", sha256="", at=NOW)
-        assert await everything(store) == before
-
-    @pytest.mark.parametrize("status", ["pending", "ready", "valid", "invalid"])
-    async def test_from_processing_only(self, store: Store, status: str) -> None:
-        _, made, kept = await recorded(store)
-        await change(store, "UPDATE orders SET status = $1 WHERE id = $2", status, made.id)
-        before = await everything(store)
-        with pytest.raises(StaleError):
-            await store.certificates.complete(kept, b"s", sha256="", at=NOW)
-        assert await everything(store) == before
-
-    async def test_abandoned(self, store: Store) -> None:
-        owner, made, kept = await recorded(store)
-        await store.certificates.abandon(kept, PROBLEM, at=NOW)
-        order = await store.orders.by_id(owner.id, made.id)
-        assert order is not None
-        assert (order.status.value, order.error) == ("invalid", PROBLEM.to_json())
-        assert await store.certificates.by_serial(kept.serial) == kept
-        assert await store.certificates.unfinished() == []
-        with pytest.raises(StaleError):
-            await store.certificates.abandon(kept, PROBLEM, at=NOW)
-
-    async def test_unsigned_is_not_served(self, store: Store) -> None:
-        owner, _, kept = await recorded(store)
-        assert await store.certificates.by_id(owner.id, kept.id) is None
-        with pytest.raises(StaleError, match="never signed"):
-            _ = kept.der
-        assert await store.certificates.status_of("issuer", kept.serial) == SerialStatus(
-            is_signed=False, revoked_at=None, reason=None
-        )
 
 
 class TestRevoke:
@@ -212,11 +49,11 @@ class TestRevoke:
         kept = await issued_certificate(store)
         revoked = await self.revoke(store, kept, 4)
         assert (revoked.revoked_at, revoked.revocation_reason) == (NOW + timedelta(hours=1), 4)
-        before = await everything(store)
+        before = await issuance_tables(store)
         for reason in (None, 3, 4, 5, 9):
             with pytest.raises(StaleError):
                 await self.revoke(store, kept, reason, hours=2)
-        assert await everything(store) == before
+        assert await issuance_tables(store) == before
 
     async def test_raised_to_key_compromise(self, store: Store) -> None:
         """Rule 2: the time stays, the sequence moves on, the key is blocked."""
@@ -259,7 +96,7 @@ class TestRevoke:
         assert not await store.certificates.is_blocked("t")
 
     async def test_unsigned_ones_too(self, store: Store) -> None:
-        _, _, kept = await recorded(store)
+        _, _, kept = await recorded_certificate(store)
         assert (await self.revoke(store, kept, 1)).revoked_at is not None
 
     async def test_blocked_once(self, store: Store) -> None:
@@ -282,8 +119,8 @@ class TestRevoke:
 class TestFinding:
     async def test_by_id_is_the_accounts(self, store: Store) -> None:
         """Another account's certificate does not exist."""
-        owner, _, kept = await recorded(store)
-        await store.certificates.complete(kept, b"s", sha256="", at=NOW)
+        owner, _, kept = await recorded_certificate(store)
+        await store.issuance.complete(kept, b"s", sha256="", at=NOW)
         assert await store.certificates.by_id(owner.id, kept.id) is not None
         assert await store.certificates.by_id(account().id, kept.id) is None
         own = await issued_certificate(store)
@@ -308,7 +145,7 @@ class TestFinding:
             "revoked": await issued_certificate(store, names=("corp.example", "10.0.0.1")),
             "unsigned": certificate(names=("dbcorp.example",), recorded_at=NOW + timedelta(seconds=1)),
         }
-        await store.certificates.record(made["unsigned"], thumbprint="t", at=NOW)
+        await store.issuance.record(made["unsigned"], thumbprint="t", at=NOW)
         await store.certificates.revoke(
             made["revoked"], reason=None, thumbprint="t", may_raise=True, actor="system", how="administrator", at=NOW
         )
@@ -336,7 +173,7 @@ class TestFinding:
     async def test_status_and_search_agree(self, store: Store, status: CertificateStatus) -> None:
         """At every moment around a certificate's end, `Certificate.status` and `Search.status` say the same."""
         kept = await issued_certificate(store)
-        await recorded(store)
+        await recorded_certificate(store)
         for now in (kept.not_after - timedelta(seconds=1), kept.not_after, kept.not_after + timedelta(seconds=1)):
             found = {item.serial for item in await store.certificates.search(Search(status=status), now=now)}
             everything_ = await store.certificates.search(Search(), now=now)
@@ -357,8 +194,8 @@ class TestFinding:
 
 async def test_audit(store: Store) -> None:
     """RULES §6: issuance and revocation stand in the audit, in the transactions they tell of."""
-    _, _, kept = await recorded(store)
-    await store.certificates.complete(kept, b"s", sha256="ab", at=NOW)
+    _, _, kept = await recorded_certificate(store)
+    await store.issuance.complete(kept, b"s", sha256="ab", at=NOW)
     await store.certificates.revoke(
         kept, reason=1, thumbprint="t", may_raise=True, actor="key:x", how="certificate key", at=NOW
     )
@@ -372,3 +209,21 @@ async def test_audit(store: Store) -> None:
         "certificate.revoked",
     ]
     assert await audit.verify(store.database) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "type_"),
+    [
+        ("a.localhost", IdentifierType.DNS),
+        ("db1", IdentifierType.DNS),
+        ("www.example1", IdentifierType.DNS),
+        ("*.example2", IdentifierType.DNS),
+        ("1.2.3.4.example", IdentifierType.DNS),
+        ("127.0.0.1", IdentifierType.IP),
+        ("fd00::1", IdentifierType.IP),
+        ("::", IdentifierType.IP),
+    ],
+)
+def test_kept_names_are_identifiers_again(name: str, type_: IdentifierType) -> None:
+    """A host name may end in a digit, and is no address for that."""
+    assert certificate(names=(name,)).identifiers == (Identifier(type_, name),)

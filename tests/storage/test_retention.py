@@ -80,16 +80,16 @@ async def is_sound(store: Store) -> bool:
 async def finished_order(store: Store, owner: Account, *names: str) -> tuple[Order, Certificate]:
     made, _ = await ready_order(store, owner, *names)
     kept = certificate(owner, made)
-    await store.certificates.record(kept, thumbprint=kept.id, at=NOW)
-    await store.certificates.complete(kept, b"signature", sha256="00", at=NOW)
+    await store.issuance.record(kept, thumbprint=kept.id, at=NOW)
+    await store.issuance.complete(kept, b"signature", sha256="00", at=NOW)
     return made, kept
 
 
 async def expired(store: Store, owner: Account, **changes: object) -> Certificate:
     """An account's certificate whose order is gone already."""
     kept = replace(certificate(owner), **changes)
-    await store.certificates.record(kept, thumbprint=kept.id, at=NOW)
-    await store.certificates.complete(kept, b"signature", sha256="00", at=NOW)
+    await store.issuance.record(kept, thumbprint=kept.id, at=NOW)
+    await store.issuance.complete(kept, b"signature", sha256="00", at=NOW)
     return kept
 
 
@@ -139,10 +139,10 @@ class TestOrders:
         ready, _ = await ready_order(store, owner)
         processing, _ = await ready_order(store, owner)
         unsigned = certificate(owner, processing)
-        await store.certificates.record(unsigned, thumbprint=unsigned.id, at=NOW)
+        await store.issuance.record(unsigned, thumbprint=unsigned.id, at=NOW)
         await drop(store, GONE)
         assert await ids(store, "orders") == {pending.id, ready.id, processing.id}
-        await store.certificates.complete(unsigned, b"signature", sha256="00", at=NOW)
+        await store.issuance.complete(unsigned, b"signature", sha256="00", at=NOW)
 
     async def test_expired_ones_go(self, store: Store) -> None:
         owner = await kept_account(store)
@@ -156,8 +156,8 @@ class TestOrders:
         owner = await kept_account(store)
         made, _ = await ready_order(store, owner)
         unsigned = certificate(owner, made)
-        await store.certificates.record(unsigned, thumbprint=unsigned.id, at=NOW)
-        await store.certificates.abandon(unsigned, Problem(ProblemType.SERVER_INTERNAL, "no"), at=NOW)
+        await store.issuance.record(unsigned, thumbprint=unsigned.id, at=NOW)
+        await store.issuance.abandon(unsigned, Problem(ProblemType.SERVER_INTERNAL, "no"), at=NOW)
         await drop(store)
         assert await ids(store, "orders") == set()
         assert await store.certificates.status_of("issuer", unsigned.serial) is not None
@@ -249,7 +249,7 @@ class TestCertificates:
         assert await forget(store) == 0
         again = certificate(await kept_account(store), spki_sha256=own.spki_sha256)
         with pytest.raises(KeyRefusedError):
-            await store.certificates.record(again, thumbprint="t", at=GONE)
+            await store.issuance.record(again, thumbprint="t", at=GONE)
 
     async def test_a_revoked_one_waits_for_a_crl_after_its_end(self, store: Store) -> None:
         """RFC 5280 §3.3: "until it appears on one regularly scheduled CRL issued beyond … [its] validity period"."""
@@ -535,7 +535,7 @@ async def filled(database: SqliteDatabase) -> Store:
     async def fill() -> None:
         made, _ = await kept_order(store, owner)
         kept = certificate(owner)
-        await store.certificates.record(kept, thumbprint=kept.id, at=NOW)
+        await store.issuance.record(kept, thumbprint=kept.id, at=NOW)
         await change(store, "UPDATE certificates SET order_id = $1 WHERE id = $2", made.id, kept.id)
 
     await asyncio.gather(*(fill() for _ in range(200)))
@@ -561,8 +561,8 @@ class Twins:
         kept = certificate(not_after=self.now + days * DAY)
         for store, owner in zip(self.stores, self.owners, strict=True):
             its = replace(kept, account_id=None if is_own else owner.id)
-            await store.certificates.record(its, thumbprint=kept.id, at=self.now)
-            await store.certificates.complete(its, b"signature", sha256="00", at=self.now)
+            await store.issuance.record(its, thumbprint=kept.id, at=self.now)
+            await store.issuance.complete(its, b"signature", sha256="00", at=self.now)
         self.made.append(kept)
 
     async def issue_own(self, days: int) -> None:

@@ -128,7 +128,7 @@ class TestCounts:
             )
         for changes in ({}, {"not_after": NOW - DAY}):
             unsigned = certificate(**changes)
-            await store.certificates.record(unsigned, thumbprint=unsigned.id, at=NOW)
+            await store.issuance.record(unsigned, thumbprint=unsigned.id, at=NOW)
         found = await Counts(store.database).by_status(NOW)
         assert found == StatusCounts(valid=2, expired=1, revoked=2, unsigned=2)
         assert found.total == 7

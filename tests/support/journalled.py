@@ -111,7 +111,7 @@ async def live(stores: Sequence[Store], steps: int, *, seed: int) -> None:
             certificates.append(await stored.issued_certificate(store, owner=owner, for_order=order))
         elif act == "record":
             made = stored.certificate(names=("unsigned.example.org",))
-            await store.certificates.record(made, thumbprint=made.id, at=NOW)
+            await store.issuance.record(made, thumbprint=made.id, at=NOW)
         elif act == "crl":
             await publish(store)
         elif act == "raise" and revoked:

@@ -174,9 +174,18 @@ async def issued_certificate(
 ) -> Certificate:
     """A signed certificate; the server's own unless it has an owner."""
     made = certificate(owner, for_order, **changes)
-    await store.certificates.record(made, thumbprint=made.id, at=NOW)
-    await store.certificates.complete(made, b"signature", sha256="00", at=NOW)
+    await store.issuance.record(made, thumbprint=made.id, at=NOW)
+    await store.issuance.complete(made, b"signature", sha256="00", at=NOW)
     return made
+
+
+async def recorded_certificate(store: Store, **changes: Any) -> tuple[Account, Order, Certificate]:
+    """A certificate of an order that is processing, recorded and not signed; with its account and its order."""
+    owner = await kept_account(store)
+    made, _ = await ready_order(store, owner)
+    kept = certificate(owner, made, **changes)
+    await store.issuance.record(kept, thumbprint="certificate key", at=NOW)
+    return owner, made, dataclasses.replace(kept, recorded_by=store.writer.instance)
 
 
 async def rows(store: Store, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -187,3 +196,9 @@ async def rows(store: Store, sql: str, *values: Any) -> list[tuple[Any, ...]]:
 async def change(store: Store, sql: str, *values: Any) -> None:
     """Change a row behind the store's back."""
     await store.database.write(lambda tx: tx.execute(sql, *values))
+
+
+async def issuance_tables(store: Store) -> list[list[tuple[Any, ...]]]:
+    """Every row that issuance and revocation write: to show that nothing changed."""
+    tables = ("orders", "certificates", "certificate_names", "blocked_keys", "audit")
+    return [await rows(store, f"SELECT * FROM {table}") for table in tables]

@@ -207,7 +207,6 @@ def seat(place: int) -> Seat:
 async def issued(ca: app.Opened) -> str:
     """The serial of a certificate that nobody asked for."""
     key = ec.generate_private_key(ec.SECP256R1())
-    certificates = ca.services.certificates
     signer = ca.services.issuers.active
-    certificate = await certificates.issue_own(listener_template(), NAMES, key.public_key(), signer=signer)
+    certificate = await ca.services.issuance.issue_own(listener_template(), NAMES, key.public_key(), signer=signer)
     return certificate.serial
