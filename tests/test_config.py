@@ -94,6 +94,47 @@ def test_values_of_every_kind() -> None:
     assert config.validation.http_port == 5002
 
 
+def test_resolvers_per_zone_and_static_hosts() -> None:
+    config = parse_config(
+        toml(GOOD)
+        + """
+[validation]
+zones = {"Corp.Internal" = ["10.0.0.53", "[fd00::53]:5353"], "lab.corp.internal" = ["10.9.0.53"]}
+[validation.hosts]
+"db1.corp.internal" = ["10.0.0.7", "fd00::7"]
+db2 = ["10.0.0.8"]
+""",
+        HERE,
+        {},
+    )
+    assert config.validation.zones == {
+        "corp.internal": ((ip_address("10.0.0.53"), 53), (ip_address("fd00::53"), 5353)),
+        "lab.corp.internal": ((ip_address("10.9.0.53"), 53),),
+    }
+    assert config.validation.hosts == {
+        "db1.corp.internal": (ip_address("10.0.0.7"), ip_address("fd00::7")),
+        "db2": (ip_address("10.0.0.8"),),
+    }
+
+
+def test_every_mistake_in_a_table_is_told_at_its_name() -> None:
+    """Rule 1: all of them at once."""
+    zones = '{"*.corp.internal" = ["10.0.0.53"], "a.internal" = ["dns"], "b.internal" = [], "c.internal" = "10.0.0.53"}'
+    hosts = '{"a.localhost" = ["10.0.0.7"], "b_c.internal" = ["10.0.0.7"], "d.internal" = ["10.0.0.7", "d.internal"]}'
+    told = "\n".join(mistakes_of(f"{toml(GOOD)}\n[validation]\nzones = {zones}\nhosts = {hosts}"))
+    for line in (
+        'validation.zones ("*.corp.internal"): got "*.corp.internal"; a zone is its name alone',
+        'validation.zones ("a.internal") (entry 1): got "dns"; write an address, like "10.0.0.53"',
+        'validation.zones ("b.internal"): got []; write at least one address',
+        'validation.zones ("c.internal"): got "10.0.0.53"; write a list, like ["10.0.0.53"]',
+        'validation.hosts ("a.localhost"): got "a.localhost"; it is loopback always',
+        'validation.hosts ("b_c.internal"): got "b_c.internal"; a host name has no underscore',
+        'validation.hosts ("d.internal") (entry 2): got "d.internal"; it is not an IP address',
+    ):
+        assert line in told
+    assert told.count("\n") == 6
+
+
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
@@ -285,6 +326,8 @@ MISTAKES: list[tuple[str, str, Any, list[str]]] = [
     ("validation", "allowed_networks", "10.0.0.0/8", ['write a list, like ["10.0.0.0/8"]']),
     ("validation", "resolvers", ["dns.corp.internal"], ["entry 1", '"10.0.0.53:5353"']),
     ("validation", "resolvers", ["[::1]:99999"], ['"[fd00::53]:5353"']),
+    ("validation", "zones", ["10.0.0.53"], ['write a table, like {"corp.internal" = ["10.0.0.53"]}']),
+    ("validation", "hosts", "10.0.0.7", ['write a table, like {"db1.corp.internal" = ["10.0.0.7"]}']),
     # names (RULES §3: public names are refused by default)
     ("policy", "allowed_names", ["*"], ["every name there is"]),
     ("policy", "allowed_names", ["*."], ["empty label"]),
@@ -337,7 +380,7 @@ def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(
         ("server = 1\n[policy]\nallowed_names = ['*.x.y']", "server: got 1; write a section, [server]"),
         ("base_url = 'https://x.internal'", "stands before the first section; it belongs in [server]"),
         ("basurl = 'https://x.internal'", "did you mean base_url in [server]?"),
-        ("nonsense = 1", "nonsense: stands before the first section; keys stand below a [section]"),
+        ("qwertyuiop = 1", "qwertyuiop: stands before the first section; keys stand below a [section]"),
         ("[srver]", "[srver]: there is no such section; did you mean server?"),
         ("[x]", "[x]: there is no such section; there are: server, ca, policy, validation, status, storage"),
         ("[server]\nbase_url = ", "is not TOML: Invalid value (at end of document)"),
@@ -432,6 +475,13 @@ def test_any_value_is_shown_on_one_line(value: object) -> None:
         ),
         ("ACMECA_POLICY__LIFETIME", "30d", ("policy", "lifetime"), timedelta(days=30)),
         ("ACMECA_VALIDATION__RESOLVERS", "[]", ("validation", "resolvers"), ()),
+        (
+            "ACMECA_VALIDATION__ZONES",
+            '{"corp.internal": ["10.0.0.53"]}',
+            ("validation", "zones"),
+            {"corp.internal": ((ip_address("10.0.0.53"), 53),)},
+        ),
+        ("ACMECA_VALIDATION__HOSTS", "{}", ("validation", "hosts"), {}),
         ("ACMECA_CA__ORGANIZATION", "[Example]", ("ca", "organization"), "[Example]"),
     ],
 )
@@ -470,6 +520,10 @@ def test_the_environment_can_say_everything() -> None:
         ("ACMECA_VALIDATION__HTTP_PORT", "80.5", "write a whole number"),
         ("ACMECA_VALIDATION__HTTP_PORT", "true", "write a whole number"),
         ("ACMECA_SERVER__DEMO", "maybe", "write true or false"),
+        ("ACMECA_VALIDATION__ZONES", '["10.0.0.53"]', "write the table as JSON"),
+        ("ACMECA_VALIDATION__ZONES", "corp.internal", "write the table as JSON"),
+        ("ACMECA_VALIDATION__ZONES", '{"a.b": ["10.0.0.1"], "a.b": ["10.0.0.2"]}', "each name once"),
+        ("ACMECA_VALIDATION__ZONES", '{"a.b": ["10.0.0.1"], "A.b": ["10.0.0.2"]}', '"a.b" stands in it twice'),
         ("ACMECA_SERVER__DEMO", "", "write true or false"),
         ("ACMECA_POLICY__LIFETIME", "", 'got ""'),
     ],
@@ -608,7 +662,7 @@ def test_the_reference_tells_of_every_limit_of_a_duration() -> None:
 def test_the_variables_in_the_reference_work() -> None:
     text = REFERENCE.read_text()
     found = dict(re.findall(r"^#   (ACMECA_[A-Z_]+)='?(.*?)'?$", text, re.MULTILINE))
-    assert len(found) == 4
+    assert len(found) == 5
     config = load_config(REFERENCE, found)
     assert config.policy.allowed_names == ("*.corp.internal", "vpn.example.com")
     assert config.server.demo

@@ -6,16 +6,18 @@ from acmeca import __version__
 from acmeca.acme.objects import ChallengeType
 from acmeca.config import Config
 from acmeca.service.validations import Http01, Validation
+from acmeca.validation.dns_client import DnsClient
 from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import Endpoint
-from acmeca.validation.resolver import build_resolver
+from acmeca.validation.resolver import HOSTS_FILE, Resolver, build_resolver
+from acmeca.validation.servers import build_servers
 
 
 def build_validations(
     config: Config, *, own_endpoints: Callable[[], Collection[Endpoint]]
 ) -> Mapping[ChallengeType, Validation]:
     """A validation for every challenge type there is, offered or not. `own_endpoints` are our listeners, never connected to."""
-    resolver = build_resolver(config.validation.resolvers)
+    resolver = _resolver(config, _dns_client(config))
     return {
         ChallengeType.HTTP_01: Http01(
             Http01Validator(
@@ -28,3 +30,17 @@ def build_validations(
             )
         ),
     }
+
+
+def _dns_client(config: Config) -> DnsClient:
+    return DnsClient(build_servers(config.validation.resolvers, config.validation.zones))
+
+
+def _resolver(config: Config, client: DnsClient) -> Resolver:
+    validation = config.validation
+    return build_resolver(
+        client,
+        hosts=validation.hosts,
+        zones=validation.zones,
+        hosts_file=None if validation.resolvers else HOSTS_FILE,
+    )

@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-from acmeca.cli.checks import files, keys, network, store
+from acmeca.cli.checks import files, keys, network, resolvers, store
 from acmeca.cli.checks.finding import Finding, Level, error
 from acmeca.cli.output import examples, print_json, print_line
 from acmeca.config import Config, ConfigError, find_config, load_config
@@ -106,7 +106,7 @@ async def _examine_ca(config: Config, state: network.ServerState, now: datetime)
     for remote in (
         network.check_listeners(config, kept, state),
         network.check_names(config),
-        network.check_resolvers(config),
+        resolvers.check_resolvers(config),
         network.check_urls(config, kept, now, is_running=state.answers),
     ):
         try:

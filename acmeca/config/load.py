@@ -2,7 +2,7 @@
 
 Rule 1: every mistake is reported, all of them at once, each with its key path, the value and what is allowed.
 Rule 2: an unknown key is a mistake, in the file and in the environment: a misspelt limit must not look like a limit.
-Rule 3: a variable has TOML's types: text as it is; numbers, true and false, and lists as JSON.
+Rule 3: a variable has TOML's types: text as it is; numbers, true and false, lists and tables as JSON.
 """
 
 import json
@@ -166,10 +166,10 @@ def _unknown_variable(name: str) -> list[str]:
 def _parse_variable(section: str, key: str, text: str) -> object:
     """A variable's text as the type that its key has in TOML. Raises ValueError."""
     kind = SECTIONS[section].model_fields[key].annotation
-    if get_origin(kind) is not tuple and kind not in {int, bool}:
+    if get_origin(kind) not in {tuple, dict} and kind not in {int, bool}:
         return text
     try:
-        value = json.loads(text.strip().lower() if kind is bool else text)
+        value = json.loads(text.strip().lower() if kind is bool else text, object_pairs_hook=_table)
     except (ValueError, RecursionError):
         value = None
     if kind is bool and not isinstance(value, bool):
@@ -178,4 +178,14 @@ def _parse_variable(section: str, key: str, text: str) -> object:
         raise ValueError("write a whole number")
     if get_origin(kind) is tuple and not isinstance(value, list):
         raise ValueError(f"write the list as JSON, like {show([text.strip().strip('[]') or '…'])}")
+    if get_origin(kind) is dict and not isinstance(value, dict):
+        raise ValueError('write the table as JSON, each name once, like {"corp.internal": ["10.0.0.1"]}')
     return value
+
+
+def _table(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object. Raises ValueError for a name that comes twice, as TOML does: one of the two would be lost."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a name comes twice")
+    return table

@@ -92,7 +92,12 @@ def _hide(text: str) -> str:
 def _path(place: tuple[int | str, ...], overrides: Mapping[tuple[str, str], str]) -> str:
     match place:
         case (str(section), str(key), *items):
-            entry = "".join(f" (entry {item + 1})" for item in items if isinstance(item, int))
+            # Behind a name in a table pydantic puts "[key]" when the mistake is in the name itself.
+            entry = "".join(
+                f" (entry {item + 1})" if isinstance(item, int) else f" ({show(item)})"
+                for item in items
+                if item != "[key]"
+            )
             variable = overrides.get((section, key))
             return f"{section}.{key}{entry}" + ("" if variable is None else f" (from ${variable})")
         case _:

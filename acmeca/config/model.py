@@ -8,7 +8,7 @@ Rule 3: each key that has to be written carries an example, for messages and for
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
@@ -26,6 +26,8 @@ from acmeca.config.values import (
     parse_directory,
     parse_directory_below,
     parse_file,
+    parse_host_address,
+    parse_host_name,
     parse_listen_address,
     parse_network,
     parse_port,
@@ -33,17 +35,22 @@ from acmeca.config.values import (
     parse_status_url,
     parse_storage_url,
     parse_workers,
+    parse_zone,
+    table_like,
 )
 from acmeca.policy.names import Network
 from acmeca.policy.profiles import DEFAULT_LIFETIME
 from acmeca.policy.suffixes import parse_own_top_level, refuse_suffix
 from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.urls import Urls
-from acmeca.validation.resolver import Server
+from acmeca.validation.networks import IPAddress
+from acmeca.validation.servers import Server
 
 PRIVATE_NETWORKS: Final = tuple(
     ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 )
+
+_Item = TypeVar("_Item")
 
 
 def _owned(pattern: str, info: ValidationInfo) -> str:
@@ -58,6 +65,12 @@ def _not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         raise ValueError("without an entry nothing could be issued; write at least one name")
     return names
+
+
+def _some_entry(items: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    if not items:
+        raise ValueError("write at least one address, or leave the name out")
+    return items
 
 
 def _other_port(address: ListenAddress, info: ValidationInfo) -> ListenAddress:
@@ -105,6 +118,9 @@ OwnTopLevel = Annotated[str, BeforeValidator(parse_allowed_name), AfterValidator
 AllowedNetwork = Annotated[Network, BeforeValidator(parse_network)]
 OfferedType = Annotated[ChallengeType, BeforeValidator(parse_challenge_type)]
 ResolverAddress = Annotated[Server, BeforeValidator(parse_resolver)]
+Zone = Annotated[str, BeforeValidator(parse_zone)]
+HostName = Annotated[str, BeforeValidator(parse_host_name)]
+HostAddress = Annotated[IPAddress, BeforeValidator(parse_host_address)]
 
 
 def _duration(low: timedelta, high: timedelta) -> BeforeValidator:
@@ -166,6 +182,14 @@ class ValidationSection(_Section):
 
     allowed_networks: tuple[AllowedNetwork, ...] = PRIVATE_NETWORKS
     resolvers: tuple[ResolverAddress, ...] = ()
+    zones: Annotated[
+        dict[Zone, Annotated[tuple[ResolverAddress, ...], AfterValidator(_some_entry)]],
+        BeforeValidator(table_like('{"corp.internal" = ["10.0.0.53"]}')),
+    ] = {}
+    hosts: Annotated[
+        dict[HostName, Annotated[tuple[HostAddress, ...], AfterValidator(_some_entry)]],
+        BeforeValidator(table_like('{"db1.corp.internal" = ["10.0.0.7"]}')),
+    ] = {}
     http_port: Port = 80
 
 

@@ -17,7 +17,9 @@ from acmeca.acme.identifiers import canonical_dns_name, canonical_ip
 from acmeca.acme.objects import ChallengeType
 from acmeca.policy.names import Network, parse_name_pattern
 from acmeca.storage.postgres_url import PostgresUrl
-from acmeca.validation.resolver import Server, parse_server
+from acmeca.validation.networks import IPAddress
+from acmeca.validation.resolver import is_loopback_name
+from acmeca.validation.servers import Server, parse_server
 
 _DURATION: Final = re.compile(r"([0-9]{1,10})([smhd])\Z")
 _SECONDS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -241,6 +243,51 @@ def parse_resolver(value: object) -> Server:
         return parse_server(parse_text(value))
     except ValueError:
         raise ValueError('write an address, like "10.0.0.53", "10.0.0.53:5353" or "[fd00::53]:5353"') from None
+
+
+def parse_zone(value: object) -> str:
+    """A name that stands for itself and for everything below it, canonical."""
+    text = parse_text(value)
+    if text.startswith("*."):
+        raise ValueError(f'a zone is its name alone, and holds everything below it; write "{text[2:]}"')
+    if "*" in text:
+        raise ValueError('write a zone\'s name, like "corp.internal"')
+    return canonical_dns_name(text)
+
+
+def parse_host_name(value: object) -> str:
+    """A single name that is looked up, canonical."""
+    text = parse_text(value)
+    if "*" in text:
+        raise ValueError('write one name, without a wildcard, like "db1.corp.internal"')
+    name = canonical_dns_name(text)
+    if is_loopback_name(name):
+        raise ValueError("it is loopback always (RFC 6761), and cannot be given another address")
+    return name
+
+
+def parse_host_address(value: object) -> IPAddress:
+    if isinstance(value, ipaddress.IPv4Address | ipaddress.IPv6Address):
+        return value
+    try:
+        return ipaddress.ip_address(canonical_ip(parse_text(value)))
+    except ValueError as error:
+        raise ValueError(f'{error}; write an address, like "10.0.0.7" or "fd00::7"') from None
+
+
+def table_like(example: str) -> Callable[[object], object]:
+    """A check of a table before its entries are looked at; `example` is what a person may write."""
+
+    def check(value: object) -> object:
+        if not isinstance(value, dict):
+            raise ValueError(f"write a table, like {example}")  # noqa: TRY004  (as above)
+        names = [str(name).lower() for name in value]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:  # TOML takes names that differ in capitals alone; one of them would be lost
+            raise ValueError(f'"{twice}" stands in it twice, and capitals make no difference')
+        return value
+
+    return check
 
 
 def parse_allowed_name(value: object) -> str:

@@ -25,9 +25,10 @@ from acmeca.acme.http01 import Hop, Http01Observation
 from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.observations import Attempt, FailureKind, ObservedFailure, RefusedAddress
 from acmeca.quoting import escape
+from acmeca.validation.dns_client import ResolutionError
 from acmeca.validation.exchange import Exchange, Response
 from acmeca.validation.networks import EXHAUSTED, AddressPolicy, Endpoint, IPAddress, IPNetwork
-from acmeca.validation.resolver import ResolutionError, Resolver
+from acmeca.validation.resolver import Resolver
 from acmeca.validation.targets import DEFAULT_PORTS, RedirectError, Target, build_target, parse_origin, parse_redirect
 from acmeca.validation.turns import Patience, Turns
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from acmeca import app, audit
 from acmeca.cli import doctor
-from acmeca.cli.checks import files, network
+from acmeca.cli.checks import files, network, resolvers
 from acmeca.cli.checks.finding import Finding, Level, format_span, judge_end
 from acmeca.cli.checks.keys import check_crls, check_own_certificates
 from acmeca.cli.checks.store import check_database, check_last_server
@@ -530,18 +530,29 @@ def test_a_host_that_cannot_be_looked_up(used: Installation, monkeypatch: pytest
 
 
 async def test_resolvers_that_answer_and_that_do_not(used: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "_SECONDS", 1.0)
+    monkeypatch.setattr(resolvers, "_SECONDS", 1.0)
     text = used.config_path.read_text()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         closed = silent.getsockname()[1]
     async with dns_peer() as peer:
+        peer.add("corp.internal", "TXT", '"a zone"')
         servers = [f"127.0.0.1:{peer.port}", f"127.0.0.1:{closed}"]
-        used.config_path.write_text(text.replace("[validation]", f"[validation]\nresolvers = {json.dumps(servers)}"))
-        good, bad = [item async for item in network.check_resolvers(load_config(used.config_path, {}))]
+        zones = f'{{"corp.internal" = {json.dumps(servers)}, "gone.internal" = ["{servers[0]}"]}}'
+        used.config_path.write_text(
+            text.replace("[validation]", f"[validation]\nresolvers = {json.dumps(servers)}\nzones = {zones}")
+        )
+        good, bad, zone, dead, gone = [
+            item async for item in resolvers.check_resolvers(load_config(used.config_path, {}))
+        ]
     assert good.level is Level.OK
     assert bad.level is Level.ERROR
     assert "mend or replace it" in bad.advice
+    assert zone.level is Level.OK
+    assert zone.about == f"validation.zones corp.internal 127.0.0.1:{peer.port}"
+    assert dead.level is Level.ERROR
+    assert gone.level is Level.WARNING, "the server of a zone knows it"
+    assert "gone.internal does not exist" in gone.detail
 
 
 # --- as JSON ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A DNS server on loopback, UDP and TCP at one port, that answers what a test tells it, good or bad.
+"""A DNS server on loopback, UDP and TCP at one port, that answers what a test tells it, good or bad; and clients of it.
 
 Rule 1: what is not scripted is answered from its records: NXDOMAIN for an unknown name, an empty answer for another type.
 Rule 2: it counts: every question is kept with the transport it came by.
@@ -19,6 +19,10 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
+
+from acmeca.validation.dns_client import DnsClient
+from acmeca.validation.resolver import DnsResolver
+from acmeca.validation.servers import FixedServers, Server, Servers
 
 TTL = 300
 
@@ -48,7 +52,7 @@ class DnsPeer:
 
     @property
     def server(self) -> tuple[IPv4Address, int]:
-        """What `DnsResolver` takes."""
+        """Where it stands, as the clients take it."""
         return IPv4Address("127.0.0.1"), self.port
 
     def add(self, name: str, type_: str, *values: str) -> None:
@@ -59,9 +63,10 @@ class DnsPeer:
         """The next answers to this question, in turn; then the records answer again."""
         self._scripts[name, type_].extend(behaviours)
 
-    def always(self, name: str, behaviour: Behaviour) -> None:
-        """The answer to every A and AAAA question for this name."""
-        self._forever[name, "A"] = self._forever[name, "AAAA"] = behaviour
+    def always(self, name: str, behaviour: Behaviour, *types: str) -> None:
+        """The answer to every question of these types for this name, without any of A and AAAA."""
+        for type_ in types or ("A", "AAAA"):
+            self._forever[name, type_] = behaviour
 
     def asked(self, name: str, type_: str) -> int:
         """How often this was asked."""
@@ -155,6 +160,21 @@ def forged_then(*values: str) -> Behaviour:
         return [other_id, other_question, true]
 
     return answer
+
+
+def client_of(
+    choice: Server | Servers, *more: Server, timeout: float = 3.0, attempt_timeout: float = 0.05
+) -> DnsClient:
+    """A client in a hurry: of these servers in their order, or of those that are chosen."""
+    servers = FixedServers((choice, *more)) if isinstance(choice, tuple) else choice
+    return DnsClient(servers, timeout=timeout, attempt_timeout=attempt_timeout, pause=0.001)
+
+
+def resolver_of(
+    choice: Server | Servers, *more: Server, timeout: float = 3.0, attempt_timeout: float = 0.05
+) -> DnsResolver:
+    """Addresses by such a client."""
+    return DnsResolver(client_of(choice, *more, timeout=timeout, attempt_timeout=attempt_timeout))
 
 
 def _response(query: dns.message.Message) -> dns.message.Message:

@@ -20,18 +20,12 @@ from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.observations import FailureKind
 from acmeca.acme.problem import ProblemType
 from acmeca.errors import Busy
+from acmeca.validation.dns_client import ResolutionError, ResolutionFailure
 from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import EXHAUSTED, Endpoint, IPAddress
-from acmeca.validation.resolver import (
-    DnsResolver,
-    LoopbackNames,
-    ResolutionError,
-    ResolutionFailure,
-    Resolver,
-    build_resolver,
-)
+from acmeca.validation.resolver import LoopbackNames, Resolver
 from acmeca.validation.turns import Patience
-from tests.support.dns_peer import Behaviour, dns_peer, holds, says, silence
+from tests.support.dns_peer import Behaviour, dns_peer, holds, resolver_of, says, silence
 from tests.support.http_peer import (
     Answer,
     Connection,
@@ -151,13 +145,12 @@ class TestRequests:
             assert peer.requests[0].header("Host") == f"{host}:{peer.port}"
             assert resolver.asked == []
 
-    async def test_a_name_below_localhost_works_with_either_resolver(self) -> None:
+    async def test_a_name_below_localhost_works(self) -> None:
         async with http_peer(GOOD) as peer:
-            for resolver in (build_resolver(()), LoopbackNames(Hosts())):
-                observation = await validator(peer.port, resolver).observe(
-                    Identifier(IdentifierType.DNS, "a.localhost"), TOKEN
-                )
-                assert valid(observation)
+            observation = await validator(peer.port, LoopbackNames(Hosts())).observe(
+                Identifier(IdentifierType.DNS, "a.localhost"), TOKEN
+            )
+            assert valid(observation)
 
     async def test_the_environments_proxy_is_not_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
         async with http_peer(ok(EXPECTED.encode())) as proxy, http_peer(GOOD) as peer:
@@ -275,7 +268,7 @@ class TestResolution:
     async def test_dns_failures_are_told_apart(self, behaviour: Behaviour, words: str) -> None:
         async with dns_peer() as peer:
             peer.always(NAME.value, behaviour)
-            resolver = DnsResolver((peer.server,), attempt_timeout=0.05, pause=0.001)
+            resolver = resolver_of(peer.server)
             assert words in detail(await validator(80, resolver).observe(NAME, TOKEN), ProblemType.DNS)
 
     async def test_a_resolver_that_hangs_is_cut_by_the_time(self) -> None:
@@ -292,7 +285,7 @@ class TestResolution:
         async with dns_peer() as names, http_peer(GOOD) as peer:
             names.add(NAME.value, "TXT", '"there"')
             names.script(NAME.value, "A", holds("A", "127.0.0.1"), holds("A", "169.254.169.254"))
-            subject = validator(peer.port, DnsResolver((names.server,)))
+            subject = validator(peer.port, resolver_of(names.server, attempt_timeout=1.5))
             assert valid(await subject.observe(NAME, TOKEN))
             assert names.asked(NAME.value, "A") == 1
             rebound = await subject.observe(NAME, TOKEN)
@@ -917,7 +910,7 @@ class TestResources:
                 dns_peer() as names,
             ):
                 names.add(NAME.value, "A", "127.0.0.1")
-                resolver = DnsResolver((names.server,))
+                resolver = resolver_of(names.server, attempt_timeout=1.5)
                 listening = open_sockets()
                 assert valid(await validator(away.port, resolver, https_port=secure.port).observe(NAME, TOKEN))
                 with refusing_port() as port:

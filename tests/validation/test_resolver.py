@@ -4,36 +4,33 @@ import asyncio
 import os
 import resource
 import socket
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import dns.message
 import dns.rcode
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from acmeca.validation.dns_client import ResolutionError, ResolutionFailure
 from acmeca.validation.networks import IPAddress
 from acmeca.validation.resolver import (
-    DnsResolver,
+    HOSTS_FILE,
     HostsFile,
     LoopbackNames,
-    ResolutionError,
-    ResolutionFailure,
-    ResolvConf,
     Resolver,
-    Server,
+    StaticHosts,
     build_resolver,
-    parse_nameservers,
-    parse_server,
 )
+from acmeca.validation.servers import FixedServers, ResolvConf, ZoneServers
 from tests.support.dns_peer import (
     Behaviour,
     DnsPeer,
+    client_of,
     dns_peer,
     forged_then,
     garbage,
     holds,
+    resolver_of,
     says,
     silence,
     truncated,
@@ -44,10 +41,6 @@ from tests.support.http_peer import refusing_port
 NAME = "www.corp.internal"
 SERVFAIL = says(dns.rcode.SERVFAIL)
 REFUSED = says(dns.rcode.REFUSED)
-
-
-def quick(*servers: Server, timeout: float = 3.0, attempt_timeout: float = 0.05) -> DnsResolver:
-    return DnsResolver(servers, timeout=timeout, attempt_timeout=attempt_timeout, pause=0.001)
 
 
 async def found(resolver: Resolver, name: str = NAME) -> list[str]:
@@ -79,10 +72,17 @@ class TestLoopbackNames:
         with pytest.raises(AssertionError, match="asked for"):
             await LoopbackNames(Nobody()).addresses(name)
 
-    async def test_both_resolvers_of_a_configuration_know_it(self) -> None:
+    async def test_every_resolver_of_a_configuration_knows_it(self) -> None:
         with refusing_port() as port:
-            for servers in ((), ((IPv4Address("127.0.0.1"), port),)):
-                assert await found(build_resolver(servers), "a.localhost") == ["::1", "127.0.0.1"]
+            for hosts_file in (None, HOSTS_FILE):
+                client = client_of((IPv4Address("127.0.0.1"), port))
+                resolver = build_resolver(
+                    client,
+                    hosts={"a.localhost": (ip_address("10.0.0.5"),)},
+                    zones={"localhost": ()},
+                    hosts_file=hosts_file,
+                )
+                assert await found(resolver, "a.localhost") == ["::1", "127.0.0.1"]
 
 
 class TestDnsResolver:
@@ -90,14 +90,14 @@ class TestDnsResolver:
         async with dns_peer() as peer:
             peer.add(NAME, "A", "10.0.0.5", "10.0.0.6")
             peer.add(NAME, "AAAA", "fd00::5")
-            first, *others = await found(quick(peer.server))
+            first, *others = await found(resolver_of(peer.server))
             assert first == "fd00::5"
             assert set(others) == {"10.0.0.5", "10.0.0.6"}, "the server gives them in any order"
             assert (peer.asked(NAME, "A"), peer.asked(NAME, "AAAA")) == (1, 1)
 
     async def test_nothing_is_kept(self) -> None:
         async with dns_peer() as peer:
-            resolver = quick(peer.server)
+            resolver = resolver_of(peer.server)
             peer.script(NAME, "A", holds("A", "10.0.0.5"), holds("A", "10.0.0.6"))
             peer.add(NAME, "TXT", '"there"')
             assert await found(resolver) == ["10.0.0.5"]
@@ -107,18 +107,18 @@ class TestDnsResolver:
     async def test_one_type_is_enough(self, type_: str, address: str) -> None:
         async with dns_peer() as peer:
             peer.add(NAME, type_, address)
-            assert await found(quick(peer.server)) == [address]
+            assert await found(resolver_of(peer.server)) == [address]
 
     @pytest.mark.parametrize("bad", [SERVFAIL, silence, REFUSED, garbage])
     async def test_one_type_is_enough_even_if_the_other_fails(self, bad: Behaviour) -> None:
         async with dns_peer() as peer:
             peer.add(NAME, "A", "10.0.0.5")
             peer.script(NAME, "AAAA", *[bad] * 10)
-            assert await found(quick(peer.server)) == ["10.0.0.5"]
+            assert await found(resolver_of(peer.server)) == ["10.0.0.5"]
 
     async def test_a_name_that_does_not_exist(self) -> None:
         async with dns_peer() as peer:
-            error = await failure(quick(peer.server))
+            error = await failure(resolver_of(peer.server))
             assert error.reason is ResolutionFailure.NO_SUCH_NAME
             assert str(error) == f"127.0.0.1:{peer.port} says that {NAME} does not exist"
             assert len(peer.questions) == 2, "NXDOMAIN is final"
@@ -126,7 +126,7 @@ class TestDnsResolver:
     async def test_a_name_without_addresses(self) -> None:
         async with dns_peer() as peer:
             peer.add(NAME, "TXT", '"there"')
-            error = await failure(quick(peer.server))
+            error = await failure(resolver_of(peer.server))
             assert error.reason is ResolutionFailure.NO_ADDRESS
             assert NAME in str(error)
             assert len(peer.questions) == 2, "an empty answer is final"
@@ -137,13 +137,13 @@ class TestDnsResolver:
         async with dns_peer() as peer:
             peer.add(NAME, "A", "10.0.0.5")
             peer.script(NAME, "A", passing, passing)
-            assert await found(quick(peer.server)) == ["10.0.0.5"]
+            assert await found(resolver_of(peer.server)) == ["10.0.0.5"]
             assert peer.asked(NAME, "A") == 3
 
     async def test_lasting_servfail_is_told_with_the_server(self) -> None:
         async with dns_peer() as peer:
             peer.always(NAME, SERVFAIL)
-            error = await failure(quick(peer.server))
+            error = await failure(resolver_of(peer.server))
             assert error.reason is ResolutionFailure.SERVER_FAILURE
             assert str(error) == f"127.0.0.1:{peer.port} answered with SERVFAIL"
             assert peer.asked(NAME, "A") == 3
@@ -152,14 +152,14 @@ class TestDnsResolver:
     async def test_lasting_silence_is_a_timeout(self, bad: Behaviour) -> None:
         async with dns_peer() as peer:
             peer.always(NAME, bad)
-            error = await failure(quick(peer.server))
+            error = await failure(resolver_of(peer.server))
             assert error.reason is ResolutionFailure.TIMEOUT
             assert f"127.0.0.1:{peer.port} gave no answer within 0.05 s" in str(error)
 
     async def test_the_whole_lookup_is_bounded(self) -> None:
         async with dns_peer() as peer:
             peer.always(NAME, silence)
-            error = await failure(quick(peer.server, timeout=0.05, attempt_timeout=30))
+            error = await failure(resolver_of(peer.server, timeout=0.05, attempt_timeout=30))
             assert error.reason is ResolutionFailure.TIMEOUT
             assert "within 0.05 s" in str(error)
 
@@ -167,7 +167,7 @@ class TestDnsResolver:
         async with dns_peer() as peer, dns_peer() as silent:
             peer.always(NAME, SERVFAIL)
             silent.always(NAME, silence)
-            error = await failure(quick(peer.server, silent.server, timeout=0.2, attempt_timeout=30))
+            error = await failure(resolver_of(peer.server, silent.server, timeout=0.2, attempt_timeout=30))
             assert error.reason is ResolutionFailure.SERVER_FAILURE
             assert "SERVFAIL" in str(error)
 
@@ -175,46 +175,46 @@ class TestDnsResolver:
         async with dns_peer() as peer:
             peer.script(NAME, "A", *[SERVFAIL] * 10)
             peer.add(NAME, "TXT", '"there"')
-            assert (await failure(quick(peer.server))).reason is ResolutionFailure.SERVER_FAILURE
+            assert (await failure(resolver_of(peer.server))).reason is ResolutionFailure.SERVER_FAILURE
 
     async def test_the_next_server_is_asked_when_one_fails(self) -> None:
         async with dns_peer() as first, dns_peer() as second:
             first.always(NAME, SERVFAIL)
             second.add(NAME, "A", "10.0.0.5")
-            assert await found(quick(first.server, second.server)) == ["10.0.0.5"]
+            assert await found(resolver_of(first.server, second.server)) == ["10.0.0.5"]
             assert (first.asked(NAME, "A"), second.asked(NAME, "A")) == (1, 1)
 
     async def test_nxdomain_of_the_first_server_is_not_overruled(self) -> None:
         async with dns_peer() as first, dns_peer() as second:
             second.add(NAME, "A", "10.0.0.5")
-            assert (await failure(quick(first.server, second.server))).reason is ResolutionFailure.NO_SUCH_NAME
+            assert (await failure(resolver_of(first.server, second.server))).reason is ResolutionFailure.NO_SUCH_NAME
             assert second.questions == []
 
     async def test_a_dead_server_is_passed_over(self) -> None:
         async with dns_peer() as peer:
             peer.add(NAME, "A", "10.0.0.5")
             with refusing_port() as port:
-                assert await found(quick((IPv4Address("127.0.0.1"), port), peer.server)) == ["10.0.0.5"]
+                assert await found(resolver_of((IPv4Address("127.0.0.1"), port), peer.server)) == ["10.0.0.5"]
 
     async def test_a_cut_answer_is_asked_for_over_tcp(self) -> None:
         """RFC 7766 §5: a stub resolver repeats a query over TCP when the answer came with the TC bit."""
         async with dns_peer() as peer:
             peer.add(NAME, "A", "10.0.0.5")
             peer.script(NAME, "A", truncated, truncated)
-            assert await found(quick(peer.server)) == ["10.0.0.5"]
+            assert await found(resolver_of(peer.server)) == ["10.0.0.5"]
             assert {question.transport for question in peer.questions if question.type == "A"} == {"udp", "tcp"}
 
     async def test_garbage_over_tcp_is_a_failure(self) -> None:
         async with dns_peer() as peer:
             peer.always(NAME, truncated_then_garbage)
-            error = await failure(quick(peer.server))
+            error = await failure(resolver_of(peer.server))
             assert error.reason is ResolutionFailure.SERVER_FAILURE
             assert "nonsense" in str(error)
 
     async def test_a_cut_answer_without_tcp_is_a_failure(self) -> None:
         async with dns_peer(tcp=False) as peer:
             peer.always(NAME, truncated)
-            error = await failure(quick(peer.server))
+            error = await failure(resolver_of(peer.server))
             assert error.reason is ResolutionFailure.SERVER_FAILURE
             assert f"127.0.0.1:{peer.port} cannot be reached" in str(error)
 
@@ -223,7 +223,7 @@ class TestDnsResolver:
         async with dns_peer() as peer:
             peer.add(NAME, "TXT", '"there"')
             peer.script(NAME, "A", forged_then("10.0.0.5"))
-            assert await found(quick(peer.server)) == ["10.0.0.5"]
+            assert await found(resolver_of(peer.server)) == ["10.0.0.5"]
 
     async def test_an_answer_from_elsewhere_is_no_answer(self) -> None:
         async with dns_peer() as peer:
@@ -250,7 +250,7 @@ class TestDnsResolver:
 
                 sent: list[int] = []
                 peer.script(NAME, "A", forge)
-                assert await found(quick(peer.server)) == ["10.0.0.5"]
+                assert await found(resolver_of(peer.server)) == ["10.0.0.5"]
                 assert sent, "nothing was forged"
                 assert peer.asked(NAME, "A") == 1, "the forgery cost no second question"
 
@@ -259,7 +259,7 @@ class TestDnsResolver:
             peer.add(NAME, "CNAME", "a.corp.internal.")
             peer.add("a.corp.internal", "CNAME", "b.corp.internal.")
             peer.add("b.corp.internal", "A", "10.0.0.5")
-            assert await found(quick(peer.server)) == ["10.0.0.5"]
+            assert await found(resolver_of(peer.server)) == ["10.0.0.5"]
             assert peer.asked(NAME, "A") == 1
 
     async def test_an_alias_that_leads_out_of_the_answer_is_asked_for(self) -> None:
@@ -267,12 +267,12 @@ class TestDnsResolver:
             peer.script(NAME, "A", holds("CNAME", "other.corp.internal."))
             peer.add(NAME, "TXT", '"there"')
             peer.add("other.corp.internal", "A", "10.0.0.5")
-            assert await found(quick(peer.server)) == ["10.0.0.5"]
+            assert await found(resolver_of(peer.server)) == ["10.0.0.5"]
 
     async def test_an_alias_to_nowhere_is_told_by_its_name(self) -> None:
         async with dns_peer() as peer:
             peer.always(NAME, holds("CNAME", "gone.corp.internal."))
-            error = await failure(quick(peer.server))
+            error = await failure(resolver_of(peer.server))
             assert error.reason is ResolutionFailure.NO_SUCH_NAME
             assert "gone.corp.internal does not exist" in str(error)
 
@@ -280,7 +280,7 @@ class TestDnsResolver:
         """RULES §3: "What a peer sent us … enters a problem or a log only escaped and cut to 64 bytes"."""
         async with dns_peer() as peer:
             peer.always(NAME, holds("CNAME", "\\010\\027[31m\\034." + "x" * 60 + "." + "y" * 60 + ".internal."))
-            error = await failure(quick(peer.server))
+            error = await failure(resolver_of(peer.server))
             assert "y" * 3 not in str(error)
             assert '"' not in str(error)
 
@@ -289,7 +289,7 @@ class TestDnsResolver:
             peer.always(NAME, holds("CNAME", "a0.corp.internal."))
             for number in range(40):
                 peer.always(f"a{number}.corp.internal", holds("CNAME", f"a{number + 1}.corp.internal."))
-            error = await failure(quick(peer.server))
+            error = await failure(resolver_of(peer.server))
             assert error.reason is ResolutionFailure.SERVER_FAILURE
             assert "aliases (CNAME)" in str(error)
             assert len(peer.questions) <= 2 * 8
@@ -300,21 +300,21 @@ class TestDnsResolver:
             names = [NAME, *(f"a{number}.corp.internal" for number in range(1, length))]
             for name, following in zip(names, [*names[1:], NAME], strict=True):
                 peer.add(name, "CNAME", following + ".")
-            error = await failure(quick(peer.server))
+            error = await failure(resolver_of(peer.server))
             assert error.reason is ResolutionFailure.SERVER_FAILURE
 
     async def test_many_addresses_are_cut_and_none_comes_twice(self) -> None:
         async with dns_peer() as peer:
             peer.add(NAME, "A", *(f"10.0.{number // 250}.{number % 250}" for number in range(400)))
-            addresses = await found(quick(peer.server, attempt_timeout=1))
+            addresses = await found(resolver_of(peer.server, attempt_timeout=1))
             assert len(addresses) == len(set(addresses)) == 32
 
     async def test_names_are_absolute(self) -> None:
         """Rule 1: no search list; a single label is asked for as it is."""
         async with dns_peer() as peer:
             peer.add("web", "A", "10.0.0.5")
-            assert await found(quick(peer.server), "web") == ["10.0.0.5"]
-            await failure(quick(peer.server), "gone")
+            assert await found(resolver_of(peer.server), "web") == ["10.0.0.5"]
+            await failure(resolver_of(peer.server), "gone")
             assert {question.name for question in peer.questions} == {"web", "gone"}
 
     async def test_cancellation_passes_and_closes(self) -> None:
@@ -326,7 +326,7 @@ class TestDnsResolver:
                 return []
 
             peer.always(NAME, hang)
-            task = asyncio.create_task(quick(peer.server, attempt_timeout=30).addresses(NAME))
+            task = asyncio.create_task(resolver_of(peer.server, attempt_timeout=30).addresses(NAME))
             await asked.wait()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -340,46 +340,9 @@ class TestDnsResolver:
             try:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
                 with pytest.raises(OSError, match=os.strerror(24)):
-                    await quick(peer.server).addresses(NAME)
+                    await resolver_of(peer.server).addresses(NAME)
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-    def test_it_needs_a_server(self) -> None:
-        with pytest.raises(ValueError, match="needs a server"):
-            DnsResolver(())
-
-
-class TestParseNameservers:
-    @pytest.mark.parametrize(
-        ("text", "servers"),
-        [
-            ("nameserver 10.0.0.53\n", ["10.0.0.53"]),
-            ("nameserver\t10.0.0.53\nnameserver fd00::53", ["10.0.0.53", "fd00::53"]),
-            ("# nameserver 10.0.0.1\n; nameserver 10.0.0.2\nnameserver 10.0.0.3", ["10.0.0.3"]),
-            ("nameserver 10.0.0.53 # ours\nnameserver 10.0.0.54;theirs\r\n", ["10.0.0.53", "10.0.0.54"]),
-            ("search corp.internal\noptions ndots:5 timeout:1\nnameserver 10.0.0.53", ["10.0.0.53"]),
-            ("\n".join(f"nameserver 10.0.0.{number}" for number in range(1, 9)), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]),
-            ("nameserver fe80::1%eth0\nnameserver 10.0.0.53", ["10.0.0.53"]),
-            ("nameserver dns.corp.internal\nnameserver 10.0.0.53", ["10.0.0.53"]),
-            ("nameserver 10.0.0.256\nnameserver 1.2\nnameserver 010.0.0.1", ["127.0.0.1"]),
-            ("nameserver 0.0.0.0\nnameserver ::", ["127.0.0.1", "::1"]),
-            (" nameserver 10.0.0.53", ["127.0.0.1"]),
-            ("nameservers 10.0.0.53\nNAMESERVER 10.0.0.54\nnameserver", ["127.0.0.1"]),
-            ("nameserver fe80::1%eth0", ["127.0.0.1"]),
-            ("", ["127.0.0.1"]),
-        ],
-    )
-    def test_as_the_c_library_reads_them(self, text: str, servers: list[str]) -> None:
-        assert [str(server) for server in parse_nameservers(text)] == servers
-
-    @settings(deadline=None, max_examples=100)
-    @given(st.text(alphabet="nameserver 10.:f%#;\n\t", max_size=80).map("nameserver ".__add__))
-    def test_any_text_gives_one_to_three_addresses_that_can_be_asked(self, text: str) -> None:
-        servers = parse_nameservers(text)
-        assert 1 <= len(servers) <= 3
-        for server in servers:
-            assert not server.is_unspecified
-            assert "%" not in str(server)
 
 
 class TestResolvConf:
@@ -392,7 +355,7 @@ class TestResolvConf:
         async with dns_peer() as peer:
             peer.add("web.corp.internal", "A", "10.0.0.66")
             peer.add("web", "A", "10.0.0.5")
-            resolver = ResolvConf(path, port=peer.port)
+            resolver = resolver_of(ResolvConf(path, port=peer.port))
             assert await found(resolver, "web") == ["10.0.0.5"]
             assert (await failure(resolver, "gone")).reason is ResolutionFailure.NO_SUCH_NAME
             assert {question.name for question in peer.questions} == {"web", "gone"}
@@ -401,7 +364,7 @@ class TestResolvConf:
         path = tmp_path / "resolv.conf"
         async with dns_peer() as peer:
             peer.add(NAME, "A", "10.0.0.5")
-            resolver = ResolvConf(path, port=peer.port, timeout=0.2)
+            resolver = resolver_of(ResolvConf(path, port=peer.port), timeout=0.2, attempt_timeout=1)
             path.write_text("nameserver 127.0.0.2\n")
             with pytest.raises(ResolutionError, match=r"127[.]0[.]0[.]2"):
                 await resolver.addresses(NAME)
@@ -413,12 +376,12 @@ class TestResolvConf:
         (tmp_path / "file").write_text("")
         async with dns_peer() as peer:
             peer.add(NAME, "A", "10.0.0.5")
-            assert await found(ResolvConf(tmp_path / where, port=peer.port)) == ["10.0.0.5"]
+            assert await found(resolver_of(ResolvConf(tmp_path / where, port=peer.port))) == ["10.0.0.5"]
 
     async def test_a_file_that_cannot_be_read_is_our_own_trouble(self, tmp_path: Path) -> None:
         """A client's name is not judged by it: what is raised is no ResolutionError."""
         with pytest.raises(IsADirectoryError):
-            await ResolvConf(tmp_path).addresses(NAME)
+            await resolver_of(ResolvConf(tmp_path)).addresses(NAME)
 
     async def test_slow_names_delay_no_others(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Rule 5: nothing waits for a thread. Here 60 names hang, and one does not."""
@@ -441,7 +404,7 @@ class TestResolvConf:
                 peer.always(name, hang)
             monkeypatch.setattr(socket, "getaddrinfo", refuse)
             monkeypatch.setattr(asyncio.get_running_loop(), "run_in_executor", refuse)
-            resolver = ResolvConf(tmp_path / "resolv.conf", port=peer.port, timeout=30)
+            resolver = resolver_of(ResolvConf(tmp_path / "resolv.conf", port=peer.port), timeout=30, attempt_timeout=30)
             slow = [asyncio.create_task(resolver.addresses(name)) for name in names]
             await all_asked.wait()
             assert await found(resolver) == ["10.0.0.5"]
@@ -449,18 +412,6 @@ class TestResolvConf:
             for task in slow:
                 task.cancel()
             await asyncio.gather(*slow, return_exceptions=True)
-
-    def test_it_is_the_default_of_a_configuration(self) -> None:
-        chosen = build_resolver(())
-        assert isinstance(chosen, LoopbackNames)
-        assert isinstance(chosen._behind, HostsFile)
-        assert chosen._behind._path == Path("/etc/hosts")
-        assert isinstance(chosen._behind._behind, ResolvConf)
-        assert chosen._behind._behind._path == Path("/etc/resolv.conf")
-        assert chosen._behind._behind._port == 53
-        named = build_resolver(((IPv4Address("10.0.0.53"), 53),))
-        assert isinstance(named, LoopbackNames)
-        assert isinstance(named._behind, DnsResolver)
 
 
 class Nowhere:
@@ -513,61 +464,88 @@ class TestHostsFile:
         with pytest.raises(IsADirectoryError):
             await HostsFile(tmp_path, Nobody()).addresses("web.corp.internal")
 
+    async def test_names_of_a_zone_with_servers_of_its_own_are_not_looked_for(self, tmp_path: Path) -> None:
+        """Rule 2: the table belongs to this machine's resolvers."""
+        (tmp_path / "hosts").write_text("127.0.1.1 web.corp.internal web.other.internal\n")
+        resolver = HostsFile(tmp_path / "hosts", Nowhere(), zones={"corp.internal": ()})
+        assert (await failure(resolver, "web.corp.internal")).reason is ResolutionFailure.NO_SUCH_NAME
+        assert await found(resolver, "web.other.internal") == ["127.0.1.1"]
 
-class TestParseServer:
+
+class TestStaticHosts:
+    """`validation.hosts`: the addresses of single names."""
+
+    HOSTS = {"db1.corp.internal": (ip_address("10.0.0.7"), ip_address("fd00::7"), ip_address("10.0.0.7"))}  # noqa: RUF012
+
+    async def test_a_listed_name_has_the_listed_addresses_without_asking_anyone(self) -> None:
+        assert await found(StaticHosts(self.HOSTS, Nobody()), "db1.corp.internal") == ["fd00::7", "10.0.0.7"]
+
     @pytest.mark.parametrize(
-        ("text", "address", "port"),
-        [
-            ("10.0.0.53", "10.0.0.53", 53),
-            ("10.0.0.53:5353", "10.0.0.53", 5353),
-            ("fd00::53", "fd00::53", 53),
-            ("::1", "::1", 53),
-            ("[::1]", "::1", 53),
-            ("[::1]:5353", "::1", 5353),
-            ("127.0.0.1:65535", "127.0.0.1", 65535),
-        ],
+        "name", ["corp.internal", "a.db1.corp.internal", "xdb1.corp.internal", "db1.corp.internal.x"]
     )
-    def test_allowed(self, text: str, address: str, port: int) -> None:
-        assert parse_server(text) == (ip_address(address), port)
+    async def test_any_other_name_is_the_resolvers(self, name: str) -> None:
+        assert (await failure(StaticHosts(self.HOSTS, Nowhere()), name)).reason is ResolutionFailure.NO_SUCH_NAME
 
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "",
-            "dns.corp.internal",
-            "dns.corp.internal:53",
-            "10.0.0.53:",
-            "10.0.0.53:0",
-            "10.0.0.53:65536",
-            "10.0.0.53:-1",
-            "10.0.0.53:+53",
-            "10.0.0.53: 53",
-            "10.0.0.53:\u0665\u0663",
-            "10.0.0.53:5_3",
-            "10.0.0.53 ",
-            "10.0.0.0/8",
-            "010.0.0.53",
-            "[10.0.0.53]:53",
-            "[::1",
-            "[::1]53",
-            "[::1]:",
-            "[::1]:x",
-            "::1]:53",
-            "udp://10.0.0.53",
-            "10.0.0.53:53:53",
-            "10.0.0.53:" + "9" * 5000,
-        ],
-    )
-    def test_refused_with_what_is_allowed(self, text: str) -> None:
-        with pytest.raises(ValueError, match="allowed are an IP address or address:port"):
-            parse_server(text)
+    async def test_they_come_before_the_hosts_file_and_the_zones(self, tmp_path: Path) -> None:
+        (tmp_path / "hosts").write_text("10.0.0.66 db1.corp.internal\n10.0.0.67 db2.corp.internal\n")
+        async with dns_peer() as peer:
+            peer.add("db1.corp.internal", "A", "10.0.0.68")
+            peer.add("db3.corp.internal", "A", "10.0.0.69")
+            resolver = build_resolver(client_of(peer.server), hosts=self.HOSTS, zones={}, hosts_file=tmp_path / "hosts")
+            assert await found(resolver, "db1.corp.internal") == ["fd00::7", "10.0.0.7"]
+            assert await found(resolver, "db2.corp.internal") == ["10.0.0.67"]
+            assert await found(resolver, "db3.corp.internal") == ["10.0.0.69"]
+            assert {question.name for question in peer.questions} == {"db3.corp.internal"}
 
-    @settings(deadline=None, max_examples=100)
-    @given(st.text(max_size=30))
-    def test_any_text_is_an_address_and_a_port_or_a_value_error(self, text: str) -> None:
-        try:
-            address, port = parse_server(text)
-        except ValueError:
-            return
-        assert isinstance(address, IPv4Address | IPv6Address)
-        assert 1 <= port <= 65535
+    async def test_without_this_machines_resolvers_its_table_is_not_read(self) -> None:
+        resolver = build_resolver(client_of((IPv4Address("127.0.0.1"), 9)), hosts={}, zones={}, hosts_file=None)
+        assert isinstance(resolver, LoopbackNames)
+        assert not isinstance(resolver._behind, HostsFile)
+
+
+class TestZones:
+    """`validation.zones`: servers per zone, chosen anew for each alias."""
+
+    async def test_the_servers_of_a_names_zone_are_asked_and_no_others(self) -> None:
+        async with dns_peer() as inside, dns_peer() as outside:
+            inside.add("www.corp.internal", "A", "10.0.0.5")
+            outside.add("www.corp.internal", "A", "10.0.0.66")
+            outside.add("www.other.internal", "A", "10.0.0.6")
+            servers = ZoneServers({"corp.internal": (inside.server,)}, FixedServers((outside.server,)))
+            assert await found(resolver_of(servers), "www.corp.internal") == ["10.0.0.5"]
+            assert await found(resolver_of(servers), "www.other.internal") == ["10.0.0.6"]
+            assert {question.name for question in inside.questions} == {"www.corp.internal"}
+            assert {question.name for question in outside.questions} == {"www.other.internal"}
+
+    async def test_an_alias_is_asked_for_where_its_own_name_belongs(self) -> None:
+        """The servers of a zone may know that zone alone."""
+        async with dns_peer() as inside, dns_peer() as outside:
+            inside.always("www.corp.internal", holds("CNAME", "Host.Prod.Internal."))
+            inside.always("host.prod.internal", REFUSED)
+            outside.add("host.prod.internal", "A", "10.0.0.6")
+            servers = ZoneServers({"corp.internal": (inside.server,)}, FixedServers((outside.server,)))
+            assert await found(resolver_of(servers), "www.corp.internal") == ["10.0.0.6"]
+
+    async def test_an_alias_into_a_zone_is_asked_of_the_zones_servers(self) -> None:
+        async with dns_peer() as inside, dns_peer() as outside:
+            outside.always("www.other.internal", holds("CNAME", "host.corp.internal."))
+            outside.add("host.corp.internal", "A", "10.0.0.66")
+            inside.add("host.corp.internal", "A", "10.0.0.5")
+            servers = ZoneServers({"corp.internal": (inside.server,)}, FixedServers((outside.server,)))
+            assert await found(resolver_of(servers), "www.other.internal") == ["10.0.0.5"]
+
+    async def test_a_dot_within_a_label_divides_nothing(self) -> None:
+        r"""A server can give the alias `x\.corp.internal`, one label below `internal`."""
+        async with dns_peer() as inside, dns_peer() as outside:
+            outside.always("www.other.internal", holds("CNAME", "x\\.corp.internal."))
+            servers = ZoneServers({"corp.internal": (inside.server,)}, FixedServers((outside.server,)))
+            await failure(resolver_of(servers), "www.other.internal")
+            assert inside.questions == []
+
+    async def test_silent_servers_of_a_zone_are_named(self) -> None:
+        async with dns_peer() as inside, dns_peer() as outside:
+            inside.always(NAME, silence)
+            servers = ZoneServers({"corp.internal": (inside.server,)}, FixedServers((outside.server,)))
+            error = await failure(resolver_of(servers, timeout=0.05, attempt_timeout=30))
+            assert f":{inside.port} gave no answer" in str(error)
+            assert f":{outside.port}" not in str(error)

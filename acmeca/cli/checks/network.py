@@ -42,7 +42,6 @@ from acmeca.service.status import format_serial
 from acmeca.storage.issuers import IssuerState, StoredIssuer
 from acmeca.storage.lock import LOCK_NAME
 from acmeca.urls import Paths
-from acmeca.validation.resolver import DnsResolver, ResolutionError, ResolutionFailure, Server
 from acmeca.web.control import SOCKET_NAME
 
 _SECONDS: Final = 5.0  # for each thing that is fetched or looked up
@@ -263,25 +262,6 @@ async def check_names(config: Config) -> AsyncIterator[Finding]:
         else:
             addresses = ", ".join(sorted({str(item[4][0]) for item in found}))
             yield ok(about, f"{host} is {addresses}" if addresses != host else "is an address")
-
-
-async def check_resolvers(config: Config) -> AsyncIterator[Finding]:
-    """Each resolver that validation asks answers at all; that a name does not exist is an answer."""
-    name = config.policy.allowed_names[0].removeprefix("*.")
-    for server in config.validation.resolvers:
-        yield await _check_resolver(server, name)
-
-
-async def _check_resolver(server: Server, name: str) -> Finding:
-    about = f"validation.resolvers {server[0]} port {server[1]}"
-    try:
-        await DnsResolver((server,), timeout=_SECONDS).addresses(name)
-    except ResolutionError as failure:
-        if failure.reason not in {ResolutionFailure.NO_SUCH_NAME, ResolutionFailure.NO_ADDRESS}:
-            return error(
-                about, f"asked for {name}: {failure}", "Without it names cannot be validated: mend or replace it"
-            )
-    return ok(about, f"answers, asked for {name}")
 
 
 # --- URLs ---------------------------------------------------------------------------------------------------------
