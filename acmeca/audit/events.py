@@ -106,6 +106,30 @@ class OrderRefused(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitReached(Event):
+    """A request was refused because a rate limit had no room until `free_at`. `limit` says which limit, and whose.
+
+    One record stands for all refusals up to then: a client that asks on and on must not fill the audit.
+    """
+
+    kind = "limit.reached"
+    about = "limit"
+
+    limit: str
+    free_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitReset(Event):
+    """An administrator made a rate limit whole again before its time."""
+
+    kind = "limit.reset"
+    about = "limit"
+
+    limit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorizationValidated(Event):
     """An account showed control of an identifier. `evidence` says how: the addresses asked, the redirects followed."""
 

@@ -90,6 +90,7 @@ class Jobs:
             group.create_task(_repeat("expiry", self._expire, _EXPIRY_SECONDS))
             group.create_task(_repeat("own certificates", self._own_certificates.refresh, _RENEWAL_SECONDS))
             group.create_task(_repeat("retention of orders", self._drop_orders, _RETENTION_SECONDS))
+            group.create_task(_repeat("retention of limits", self._drop_limits, _RETENTION_SECONDS))
             group.create_task(_repeat("retention of certificates", self._forget_certificates, _FORGETTING_SECONDS))
             group.create_task(self._publish_crls())
             group.create_task(_repeat("audit heads", self._audit_heads.sign_with_new_key, _HEAD_SECONDS))
@@ -119,6 +120,10 @@ class Jobs:
     async def _drop_orders(self) -> None:
         if self._leadership.lease is not None:
             await self._retention.drop_orders(lease=self._leadership.lease)
+
+    async def _drop_limits(self) -> None:
+        if self._leadership.lease is not None:
+            await self._retention.drop_limits(lease=self._leadership.lease)
 
     async def _forget_certificates(self) -> None:
         if self._leadership.lease is not None:

@@ -69,6 +69,14 @@ class Retention:
             log.info("deleted %d orders and %d authorizations that ended before %s", orders, authorizations, before)
         return orders
 
+    async def drop_limits(self, *, lease: Lease | None) -> None:
+        """Delete the rate limits that are whole again."""
+        try:
+            while await self._step(self._store.drop_limits(at=self._ambient.now(), lease=lease)):
+                pass
+        except StaleError as error:
+            log.info("retention stops: %s", error)
+
     async def forget_certificates(self, *, lease: Lease | None) -> int:
         """Delete the certificates that expired long ago, at most a day's worth of expiries (rule 2); returns how many."""
         if self._certificates is None:

@@ -13,6 +13,7 @@ Rule 5: never the server's own certificates (RULES §1: their keys are certified
 sequence (the next number is counted from it), and never a blocked key.
 Rule 6: each step that forgets certificates is in the audit, with how many and which (one record a step). The audit itself, with a
 record of each certificate, is never cut.
+Rule 7: a rate limit goes when nothing of it is used up any more.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ _SCANNED: Final = 100  # rows that a step looks at
 _ORDERS: Final = 25  # that it deletes
 _AUTHORIZATIONS: Final = 50
 _CERTIFICATES_AT_ONCE: Final = 10  # each stands in a dozen indexes at places that nobody has read for a year
+_LIMITS: Final = 100
 _CHILDREN: Final = 100  # rows that go with them; an order or a certificate has up to a hundred names
 _CERTIFICATES: Final = "certificates"
 
@@ -53,7 +55,7 @@ class Step:
 
 
 class Retention:
-    """Deletes from `orders`, `authorizations`, `certificates` and what belongs to them.
+    """Deletes from `orders`, `authorizations`, `certificates` and what belongs to them, and from `limits`.
 
     Every step takes the `lease` of whoever has the duty: `StaleError` when that is another process's by now.
     """
@@ -106,6 +108,19 @@ class Retention:
                 await tx.execute(f"DELETE FROM authorizations WHERE id IN {_places(ids)}", *ids)
             is_end = len(seen) == len(rows) < _SCANNED
             return Step(len(ids), None if is_end else Position(seen[-1]["expires_at"], seen[-1]["id"]))
+
+        return await self._database.write(body)
+
+    async def drop_limits(self, *, at: datetime, lease: Lease | None) -> int:
+        """Delete some rate limits that are whole again (rule 7); 0 when there is none left."""
+
+        async def body(tx: Transaction) -> int:
+            await require_lease(tx, lease)
+            return await tx.execute(
+                "DELETE FROM limits WHERE name IN (SELECT name FROM limits WHERE whole_at <= $1 ORDER BY whole_at LIMIT $2)",
+                to_seconds(at),
+                _LIMITS,
+            )
 
         return await self._database.write(body)
 

@@ -12,6 +12,7 @@ from acmeca.storage.database import Database, Transaction
 from acmeca.storage.issuance import Issuance
 from acmeca.storage.issuers import Issuers
 from acmeca.storage.leases import Leases
+from acmeca.storage.limits import Limits
 from acmeca.storage.orders import Orders
 from acmeca.storage.retention import Retention
 from acmeca.storage.writers import Writer, Writers
@@ -29,6 +30,7 @@ class Store:
         self.certificates = Certificates(database, writer=writer.name)
         self.issuers = Issuers(database, writer=writer.name)
         self.crls = Crls(database, writer=writer.name)
+        self.limits = Limits(database, writer=writer.name)
         self.retention = Retention(database, writer=writer.name)
         self.writers = Writers(database, writer=writer)
         self.audit_heads = AuditHeads(database)

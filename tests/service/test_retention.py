@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from acmeca.policy.limits import Limit, Rate, Taking
 from acmeca.service import jobs
 from acmeca.service import retention as duty
 from acmeca.service.ambient import Ambient
 from acmeca.service.retention import Retention
 from acmeca.storage.leases import Lease
+from acmeca.storage.limits import take
 from acmeca.storage.store import Store
 from tests.support.server import Clock, running_ca, until
 from tests.support.status_client import response_status
@@ -64,6 +67,20 @@ async def test_orders_stay_for_as_long_as_configured(store: Store) -> None:
     clock.advance(seconds=1)
     assert await kept.drop_orders(lease=None) == 250
     assert (await count(store, "orders"), await count(store, "authorizations")) == (0, 0)
+
+
+async def test_limits_that_are_whole_go(store: Store) -> None:
+    clock, pauses = Clock(NOW), Pauses()
+    taking = Taking(Limit.NEW_ORDERS_PER_ACCOUNT, "a", Rate(10, 60))
+    takings = [replace(taking, subject=str(number)) for number in range(120)]
+    await store.database.write(lambda tx: take(tx, takings, at=NOW))
+    await retention(store, clock, pauses).drop_limits(lease=None)
+    assert (await count(store, "limits"), len(pauses)) == (120, 1)
+    clock.advance(minutes=2)
+    await retention(store, clock, pauses).drop_limits(lease=Lease("duties", "another", 1))
+    assert await count(store, "limits") == 120
+    await retention(store, clock, pauses).drop_limits(lease=None)
+    assert (await count(store, "limits"), len(pauses)) == (0, 1 + 3)
 
 
 async def test_a_pause_after_every_step(store: Store) -> None:

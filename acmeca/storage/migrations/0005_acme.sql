@@ -43,9 +43,11 @@ ALTER TABLE certificates ADD COLUMN renew_from BIGINT; -- an operator's window f
 ALTER TABLE certificates ADD COLUMN renew_until BIGINT;
 ALTER TABLE certificates ADD COLUMN renew_why TEXT;    -- URL of a page that explains it (`explanationURL`)
 
--- How far each limit is used up: the moment at which it is whole again (RFC 8555 §6.6).
+-- How far each limit is used up (RFC 8555 §6.6). A row is bounded, and goes when its limit is whole again.
 CREATE TABLE limits (
-    name TEXT PRIMARY KEY,                             -- which limit, and whose
-    whole_at BIGINT NOT NULL                           -- microseconds since 1970
+    name TEXT PRIMARY KEY,                             -- which limit, and whose: policy/limits.py, `Taking.key`
+    rate TEXT NOT NULL,                                -- what it was when it was used last: "500/7d"
+    uses TEXT NOT NULL,                                -- JSON: [[moment, how many], …], the oldest first
+    whole_at BIGINT NOT NULL                           -- when nothing of it is used up any more
 );
 CREATE INDEX limits_by_time ON limits (whole_at);

@@ -1,0 +1,159 @@
+"""Rate limits as they are kept: one row for each limit and whose it is (`policy/limits.py`).
+
+Rule 1: a limit is taken in the body that does what is limited. Bodies run one after another in all processes (rule 4 of
+`database.py`), so it is exact whatever races; and what was not done took nothing.
+Rule 2: of several limits all have room or none is taken.
+Rule 3: nothing here is journalled: after a restore from a backup limits are as full as they were then.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from acmeca import audit
+from acmeca.policy import limits
+from acmeca.policy.limits import Rate, Taking, Uses
+from acmeca.storage.audit import append
+from acmeca.storage.database import Database, Reader, Row, Transaction
+from acmeca.storage.errors import StorageError
+from acmeca.storage.times import from_seconds, to_seconds
+
+_SOON: Final = 10  # seconds: what is under way has an end by then, one way or the other
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A limit that has no room, and when it has."""
+
+    taking: Taking
+    free_at: datetime
+
+
+class LimitReachedError(StorageError):
+    """One limit or several have no room, and nothing was done."""
+
+    def __init__(self, reached: Sequence[Reached]) -> None:
+        super().__init__(f"there is no room in {', '.join(item.taking.key for item in reached)}")
+        self.reached = tuple(reached)
+
+
+async def take(tx: Transaction, takings: Sequence[Taking], *, at: datetime) -> None:
+    """Use all of these limits at `at`, or raise `LimitReachedError` with those that have no room, and use none (rule 2)."""
+    if not takings:
+        return
+    now = to_seconds(at)
+    kept = await _uses(tx, takings, now)
+    reached = []
+    for taking in takings:
+        uses = kept[taking.key]
+        free = limits.free_at(uses, taking.rate, max(1, taking.count), now)
+        if free is not None:
+            reached.append(Reached(taking, from_seconds(free)))
+        elif taking.count:
+            kept[taking.key] = limits.used(uses, taking.rate, taking.count, now)
+    if reached:
+        raise LimitReachedError(reached)
+    for taking in {item.key: item for item in takings if item.count}.values():
+        await _keep(tx, taking, kept[taking.key])
+
+
+async def count(tx: Transaction, taking: Taking, *, at: datetime) -> None:
+    """Use a limit whether or not it has room: what it counts has happened."""
+    now = to_seconds(at)
+    uses = (await _uses(tx, [taking], now))[taking.key]
+    await _keep(tx, taking, limits.used(uses, taking.rate, taking.count, now))
+
+
+async def require_room(tx: Transaction, taking: Taking, *, besides: int, at: datetime) -> None:
+    """Raise `LimitReachedError` when a limit has no room for what `taking` wants, with `besides` more that may be used any moment."""
+    now = to_seconds(at)
+    uses = (await _uses(tx, [taking], now))[taking.key]
+    free = limits.free_at(uses, taking.rate, max(1, taking.count), now)
+    if free is None and limits.free_at(uses, taking.rate, max(1, taking.count) + besides, now) is not None:
+        free = now + _SOON
+    if free is not None:
+        raise LimitReachedError([Reached(taking, from_seconds(free))])
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How far a limit is used up. `name` is the `Taking.key`, `rate` what the limit was when it was used last.
+
+    `free_at` is None while there is room for one more; nothing is used up any more at `whole_at`.
+    """
+
+    name: str
+    rate: Rate
+    used: int
+    free_at: datetime | None
+    whole_at: datetime
+
+
+class Limits:
+    """The table `limits`, for administrators. Whoever is limited takes by `take`, in a body of their own."""
+
+    def __init__(self, database: Database, *, writer: str) -> None:
+        self._database = database
+        self._writer = writer
+
+    async def used(self, taking: Taking, *, at: datetime) -> int:
+        """How much of a limit is used up."""
+        return sum(count for _, count in (await _uses(self._database, [taking], to_seconds(at)))[taking.key])
+
+    async def usages(self, *, at: datetime) -> list[Usage]:
+        """Every limit that something of is used up, the fullest first."""
+        rows = await self._database.scan("SELECT name, rate, uses FROM limits ORDER BY name")
+        found = [usage for row in rows if (usage := _usage(row, to_seconds(at))) is not None]
+        return sorted(found, key=lambda usage: (-usage.used / usage.rate.count, usage.name))
+
+    async def reset(self, name: str, *, actor: str, at: datetime) -> bool:
+        """Make a limit whole again; False when there is nothing to do."""
+
+        async def body(tx: Transaction) -> bool:
+            if not await tx.execute("DELETE FROM limits WHERE name = $1", name):
+                return False
+            await append(tx, writer=self._writer, at=at, event=audit.LimitReset(actor=actor, limit=name))
+            return True
+
+        return await self._database.write(body)
+
+
+async def _uses(reader: Reader, takings: Sequence[Taking], now: int) -> dict[str, Uses]:
+    """By key, what still counts at `now`."""
+    rates = {taking.key: taking.rate for taking in takings}
+    kept: dict[str, Uses] = dict.fromkeys(rates, ())
+    places = ", ".join(f"${number}" for number in range(1, len(rates) + 1))
+    for row in await reader.fetch_all(f"SELECT name, uses FROM limits WHERE name IN ({places})", *rates):
+        kept[row["name"]] = limits.counted(_parse(row["uses"]), rates[row["name"]], now)
+    return kept
+
+
+async def _keep(tx: Transaction, taking: Taking, uses: Uses) -> None:
+    await tx.execute(
+        "INSERT INTO limits (name, rate, uses, whole_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO UPDATE"
+        " SET rate = excluded.rate, uses = excluded.uses, whole_at = excluded.whole_at",
+        taking.key,
+        str(taking.rate),
+        json.dumps(uses, separators=(",", ":")),
+        limits.whole_at(uses, taking.rate),
+    )
+
+
+def _parse(text: str) -> Uses:
+    return tuple((moment, count) for moment, count in json.loads(text))
+
+
+def _usage(row: Row, now: int) -> Usage | None:
+    rate = limits.parse_rate(row["rate"])
+    uses = limits.counted(_parse(row["uses"]), rate, now)
+    if not uses:
+        return None
+    return Usage(
+        name=row["name"],
+        rate=rate,
+        used=sum(count for _, count in uses),
+        free_at=from_seconds(limits.free_at(uses, rate, 1, now)),
+        whole_at=from_seconds(limits.whole_at(uses, rate)),
+    )
