@@ -14,10 +14,10 @@ class FailureKind(StrEnum):
     RESOLUTION = "resolution"  # the name has no address that we could learn
     NOT_ALLOWED = "notAllowed"  # it has addresses, and we may connect to none of them
     CONNECT = "connect"  # no address took a TCP connection
-    TLS = "tls"  # a redirect led to https, and the handshake failed
+    TLS = "tls"  # TLS was to be spoken, and the handshake failed
     TIMEOUT = "timeout"  # the time for the whole validation is over
     CLOSED = "closed"  # the peer ended the connection before the end of its answer
-    RESPONSE = "response"  # the answer is not HTTP, or breaks our bounds
+    RESPONSE = "response"  # the answer is not what the protocol asks for, or breaks our bounds
     REDIRECT = "redirect"  # the answer is a redirect that we do not follow
 
 

@@ -6,6 +6,7 @@ from acmeca import __version__
 from acmeca.acme.objects import ChallengeType
 from acmeca.config import Config
 from acmeca.service.validations import Http01, Validation
+from acmeca.validation.dialler import Dialler
 from acmeca.validation.dns_client import DnsClient
 from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import Endpoint
@@ -17,16 +18,19 @@ def build_validations(
     config: Config, *, own_endpoints: Callable[[], Collection[Endpoint]]
 ) -> Mapping[ChallengeType, Validation]:
     """A validation for every challenge type there is, offered or not. `own_endpoints` are our listeners, never connected to."""
-    resolver = _resolver(config, _dns_client(config))
+    validation = config.validation
+    dialler = Dialler(
+        resolver=_resolver(config, _dns_client(config)),
+        allowed_networks=validation.allowed_networks,
+        own_endpoints=own_endpoints,
+        own_urls=(config.urls.base, config.urls.status),
+    )
     return {
         ChallengeType.HTTP_01: Http01(
             Http01Validator(
-                resolver=resolver,
-                allowed_networks=config.validation.allowed_networks,
-                own_endpoints=own_endpoints,
-                own_urls=(config.urls.base, config.urls.status),
+                dialler,
                 user_agent=f"acmeca/{__version__} (http-01 validation)",
-                http_port=config.validation.http_port,
+                http_port=validation.http_port,
             )
         ),
     }

@@ -9,7 +9,7 @@ what stands behind the bracket of `[::1]x`.
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 from urllib.parse import urljoin
 
@@ -47,11 +47,6 @@ class Target:
     host: Identifier
     port: int
     path: str
-
-    @property
-    def address(self) -> IPv4Address | IPv6Address | None:
-        """The address when the host is one, None when it is a name."""
-        return ip_address(self.host.value) if self.host.type is IdentifierType.IP else None
 
     @property
     def authority(self) -> str:

@@ -20,6 +20,7 @@ from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.observations import FailureKind
 from acmeca.acme.problem import ProblemType
 from acmeca.errors import Busy
+from acmeca.validation.dialler import Dialler, Limits
 from acmeca.validation.dns_client import ResolutionError, ResolutionFailure
 from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import EXHAUSTED, Endpoint, IPAddress
@@ -80,18 +81,14 @@ def validator(
     connect_timeout: float = 2.0,
     wait_timeout: float = 5.0,
 ) -> Http01Validator:
-    return Http01Validator(
+    dialler = Dialler(
         resolver=resolver or at("127.0.0.1"),
         allowed_networks=tuple(map(ip_network, networks)),
         own_endpoints=own,
         own_urls=own_urls,
-        user_agent="acmeca/test",
-        http_port=port,
-        https_port=https_port,
-        total_timeout=total_timeout,
-        connect_timeout=connect_timeout,
-        wait_timeout=wait_timeout,
+        limits=Limits(total=total_timeout, connect=connect_timeout, wait=wait_timeout),
     )
+    return Http01Validator(dialler, user_agent="acmeca/test", http_port=port, https_port=https_port)
 
 
 def kind(observation: Http01Observation) -> FailureKind | None:
@@ -688,7 +685,7 @@ async def crowded(subject: Http01Validator, count: int = 16) -> AsyncIterator[co
     """While it lasts, `count` connections to 127.0.0.1 are taken; closing what is yielded gives them back."""
     async with asyncio.timeout(None) as forever, contextlib.AsyncExitStack() as taken:
         for _ in range(count):
-            await taken.enter_async_context(subject._turns.turn(ADDRESS, Patience(forever, 1)))
+            await taken.enter_async_context(subject._dialler._turns.turn(ADDRESS, Patience(forever, 1)))
         yield taken
 
 
@@ -708,7 +705,7 @@ class TestPerTarget:
             assert all(valid(observation) for observation in observations)
             assert peer.connections == 100
         assert crowd.most == 16
-        assert subject._turns._addresses == {}
+        assert subject._dialler._turns._addresses == {}
 
     async def test_the_time_of_waiting_is_not_the_peers(self) -> None:
         async with http_peer(GOOD) as peer:
@@ -757,14 +754,14 @@ class TestPerTarget:
         async with http_peer(answer) as peer:
             subject = validator(peer.port, total_timeout=0.2)
             await asyncio.gather(*(subject.observe(NAME, TOKEN) for _ in range(20)))
-        assert subject._turns._addresses == {}
+        assert subject._dialler._turns._addresses == {}
 
     async def test_turns_come_back_without_a_connection(self) -> None:
         for place in (refusing_port, hanging_port):
             with place() as port:
                 subject = validator(port, connect_timeout=0.05)
                 assert kind(await subject.observe(NAME, TOKEN)) is FailureKind.CONNECT
-            assert subject._turns._addresses == {}
+            assert subject._dialler._turns._addresses == {}
 
     async def test_turns_come_back_when_cancelled(self) -> None:
         taken = asyncio.Event()
@@ -781,7 +778,7 @@ class TestPerTarget:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        assert subject._turns._addresses == {}
+        assert subject._dialler._turns._addresses == {}
 
 
 async def settled(count: int) -> bool:

@@ -213,7 +213,7 @@ class TestRedirects:
                 assert host.lower() == target.host.value
             elif ":" in target.host.value:
                 assert (host[0], host[-1]) == ("[", "]")
-                assert ip_address(host[1:-1]) == target.address
+                assert ip_address(host[1:-1]) == ip_address(target.host.value)
             else:
                 assert host == target.host.value
 
