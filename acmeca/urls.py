@@ -20,6 +20,7 @@ class Paths:
     NEW_ACCOUNT: Final = "/acme/new-account"
     NEW_ORDER: Final = "/acme/new-order"
     REVOKE_CERT: Final = "/acme/revoke-cert"
+    KEY_CHANGE: Final = "/acme/key-change"
     ACCOUNT: Final = "/acme/account/{account_id}"
     ACCOUNT_ORDERS: Final = "/acme/account/{account_id}/orders"
     ORDER: Final = "/acme/order/{order_id}"
@@ -69,6 +70,10 @@ class Urls:
     @property
     def revoke_cert(self) -> str:
         return self.base + Paths.REVOKE_CERT
+
+    @property
+    def key_change(self) -> str:
+        return self.base + Paths.KEY_CHANGE
 
     def account(self, account_id: str) -> str:
         return f"{self.base}/acme/account/{account_id}"

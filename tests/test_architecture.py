@@ -19,6 +19,7 @@ from acmeca.acme.problem import ProblemType
 from acmeca.service.services import Services
 from acmeca.urls import Paths, Urls
 from tests.support.acme_client import certificate_key
+from tests.support.jose import new_key
 from tests.support.server import running_ca
 
 REPOSITORY: Final = Path(__file__).parents[1]
@@ -108,6 +109,7 @@ class TestRoutes:
         assert urls.new_account == "https://b" + Paths.NEW_ACCOUNT
         assert urls.new_order == "https://b" + Paths.NEW_ORDER
         assert urls.revoke_cert == "https://b" + Paths.REVOKE_CERT
+        assert urls.key_change == "https://b" + Paths.KEY_CHANGE
         assert urls.ocsp("{issuer_id}") == "http://s" + Paths.OCSP
         assert urls.crl("{issuer_id}") == "http://s" + Paths.CRL
         assert urls.issuer_der("{issuer_id}") == "http://s" + Paths.ISSUER_DER
@@ -159,6 +161,7 @@ class TestRoutes:
             await party.get(party.request(issued.serial), method="HEAD")
             await party.post(party.request(issued.serial))
             (await client.revoke(issued.der, key=certificate_key(issued))).ok()
+            (await client.change_key(new_key())).ok()
             status = ca.urls.status
             fetched = [ca.issuer.crl_url, ca.issuer.issuer_url, ca.urls.issuer_pem(ca.issuer.id), ca.urls.bundle]
             fetched += [ca.urls.roots, status + Paths.HEALTH_LIVE, status + Paths.HEALTH_READY]

@@ -1,7 +1,7 @@
 """What some twenty ACME clients need from a server, beyond the RFC or where they read it in their own way: a test for each.
 
 Learnt by pointing clients at other servers and looking at what broke; a number is a client's need. Numbers 16 (external
-account binding), 18 (key change) and 20 (tls-alpn-01 for addresses) come with what they are about.
+account binding) and 20 (tls-alpn-01 for addresses) come with what they are about.
 """
 
 import json
@@ -247,6 +247,16 @@ async def test_17_revocation(ca: RunningCa, client: AcmeClient) -> None:
     (await stranger.revoke(two.der, key=certificate_key(two))).ok()
     (await client.revoke(one.der)).refused("alreadyRevoked", 400)
     (await stranger.revoke(two.der, key=certificate_key(two))).refused("alreadyRevoked", 400)
+
+
+@pytest.mark.parametrize("kinds", [("RSA-2048", "P-256"), ("P-256", "P-384")], ids="-".join)
+async def test_18_key_change(ca: RunningCa, kinds: tuple[KeyKind, KeyKind]) -> None:
+    """18: keyChange from RSA to EC and from P-256 to P-384, both ways: uacme, node, Ruby, x/crypto, Python."""
+    keys = [new_key(kind) for kind in kinds]
+    client = await ca.client(keys[0])
+    for key in (keys[1], keys[0]):
+        (await client.change_key(key)).ok()
+        await client.issue("a.localhost")
 
 
 @pytest.mark.parametrize("kind", ["P-256", "P-384", "RSA-2048", "RSA-4096"])

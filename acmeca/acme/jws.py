@@ -79,37 +79,22 @@ def parse(body: bytes, *, url: str) -> UnverifiedRequest:
         raise _malformed(f"the request body has more than {MAX_BODY_LENGTH} bytes", status=413)
     members = _parse_object(body, "the request body")
 
-    # Step 2: the members. RFC 8555 §6.2: flattened, one signature, no unprotected header, no detached payload.
-    # RFC 7515 §7.2.1: other members "MUST be ignored".
-    for name, meaning in (("header", "an unprotected header"), ("signatures", "several signatures")):
-        if name in members:
-            raise _malformed(f"the JWS has a member {name!r}: {meaning} must not be used (RFC 8555 §6.2)")
-    protected = _require_text(members, "protected", "the JWS")
-    payload = _require_text(members, "payload", "the JWS")
-    signature = _require_text(members, "signature", "the JWS")
+    # Steps 2 and 3
+    envelope = open_envelope(members)
+    header = envelope.header
 
-    # Step 3: base64url. RFC 8555 §6.1 forbids padding.
-    header_json = _decode(protected, "protected")
-    payload_octets = _decode(payload, "payload")
-    signature_octets = _decode(signature, "signature")
-
-    # Step 4: the protected header. `none` and MACs are not supported, as §6.2 demands.
-    header = _parse_object(header_json, "the protected header")
-    algorithm = _require_text(header, "alg", "the protected header")
-    if algorithm not in SUPPORTED_ALGORITHMS:
-        raise _bad_algorithm(f"the algorithm {quote_input(algorithm)} is not supported", SUPPORTED_ALGORITHMS)
-    for name in ("crit", "b64"):  # RFC 7515 §4.1.11: unknown critical members; RFC 7797 is forbidden by RFC 8555 §6.2
-        if name in header:
-            raise _malformed(f"the protected header has {name!r}: no such extension is understood")
+    # Step 4: the protected header.
+    algorithm = require_algorithm(header)
+    require_nothing_critical(header)
 
     # Step 5: the key or its name. RFC 8555 §6.2: "Servers MUST reject requests that contain both."
     if ("jwk" in header) == ("kid" in header):
         raise _malformed("the protected header has to have exactly one of 'jwk' and 'kid'")
-    jwk = _parse_key(header["jwk"], algorithm) if "jwk" in header else None
-    kid = _require_text(header, "kid", "the protected header") if "kid" in header else None
+    jwk = parse_key(header["jwk"], algorithm) if "jwk" in header else None
+    kid = require_header_text(header, "kid") if "kid" in header else None
 
     # Step 6: the URL. RFC 8555 §6.4: "The server MUST reject the request as unauthorized if the string equality check fails."
-    if _require_text(header, "url", "the protected header") != url:
+    if require_header_text(header, "url") != url:
         raise Problem(
             ProblemType.UNAUTHORIZED,
             f"the 'url' in the protected header is {quote_input(str(header['url']))}, but this resource is {url}: "
@@ -119,7 +104,7 @@ def parse(body: bytes, *, url: str) -> UnverifiedRequest:
     # Step 7: the nonce's syntax. §6.5: not present is `badNonce`; §6.5.2: not base64url is `malformed`.
     if "nonce" not in header:
         raise Problem(ProblemType.BAD_NONCE, "the protected header has no 'nonce'")
-    nonce = _require_text(header, "nonce", "the protected header")
+    nonce = require_header_text(header, "nonce")
     _decode(nonce, "nonce")
 
     return UnverifiedRequest(
@@ -128,9 +113,9 @@ def parse(body: bytes, *, url: str) -> UnverifiedRequest:
         kid=kid,
         url=url,
         nonce=nonce,
-        payload=payload_octets,
-        signature=signature_octets,
-        signed=f"{protected}.{payload}".encode("ascii"),  # RFC 7515 §5.2, step 8
+        payload=envelope.payload,
+        signature=envelope.signature,
+        signed=envelope.signed,
     )
 
 
@@ -159,7 +144,62 @@ def is_post_as_get(payload: bytes) -> bool:
     return payload == b""
 
 
-def _parse_key(members: object, algorithm: str) -> PublicKey:
+# --- parts, for the JWS inside a payload too ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A flattened JWS taken apart. `header` is its protected header, `signed` what the signature covers; nothing was verified."""
+
+    header: Mapping[str, object]
+    payload: bytes
+    signature: bytes
+    signed: bytes
+
+
+def open_envelope(members: Mapping[str, object]) -> Envelope:
+    """Steps 2 and 3, and the protected header as JSON. Raises Problem `malformed`."""
+    # Step 2: the members. RFC 8555 §6.2: flattened, one signature, no unprotected header, no detached payload.
+    # RFC 7515 §7.2.1: other members "MUST be ignored".
+    for name, meaning in (("header", "an unprotected header"), ("signatures", "several signatures")):
+        if name in members:
+            raise _malformed(f"the JWS has a member {name!r}: {meaning} must not be used (RFC 8555 §6.2)")
+    protected = _require_text(members, "protected", "the JWS")
+    payload = _require_text(members, "payload", "the JWS")
+    signature = _require_text(members, "signature", "the JWS")
+
+    # Step 3: base64url. RFC 8555 §6.1 forbids padding.
+    header_json = _decode(protected, "protected")
+    return Envelope(
+        payload=_decode(payload, "payload"),
+        signature=_decode(signature, "signature"),
+        header=_parse_object(header_json, "the protected header"),
+        signed=f"{protected}.{payload}".encode("ascii"),  # RFC 7515 §5.2, step 8
+    )
+
+
+def require_header_text(header: Mapping[str, object], name: str) -> str:
+    """A member of the protected header that has to be there, a string. Raises Problem `malformed`."""
+    return _require_text(header, name, "the protected header")
+
+
+def require_algorithm(header: Mapping[str, object]) -> str:
+    """The `alg` of a public key's signature; `none` and MACs are not supported, as §6.2 demands."""
+    algorithm = require_header_text(header, "alg")
+    if algorithm not in SUPPORTED_ALGORITHMS:
+        raise _bad_algorithm(f"the algorithm {quote_input(algorithm)} is not supported", SUPPORTED_ALGORITHMS)
+    return algorithm
+
+
+def require_nothing_critical(header: Mapping[str, object]) -> None:
+    """RFC 7515 §4.1.11: members that are critical and unknown; RFC 7797 is forbidden by RFC 8555 §6.2."""
+    for name in ("crit", "b64"):
+        if name in header:
+            raise _malformed(f"the protected header has {name!r}: no such extension is understood")
+
+
+def parse_key(members: object, algorithm: str) -> PublicKey:
+    """The key in a protected header's `jwk`, which has to sign with `algorithm`. Raises Problem `malformed`, `badPublicKey`."""
     if not isinstance(members, dict):
         raise _malformed("the protected header's 'jwk' is not a JSON object")
     key = parse_jwk(members)
@@ -169,6 +209,9 @@ def _parse_key(members: object, algorithm: str) -> PublicKey:
             ProblemType.BAD_PUBLIC_KEY, f"'alg' is {algorithm}, but the key in 'jwk' signs with {key.algorithms[0]}"
         )
     return key
+
+
+# --- common -------------------------------------------------------------------------------------------------------
 
 
 def _parse_object(data: bytes, what: str) -> dict[str, object]:

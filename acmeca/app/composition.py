@@ -157,7 +157,7 @@ async def _compose(
 
     weak_keys = _weak_keys(config)
 
-    accounts = Accounts(store, ambient=ambient, weak_keys=weak_keys)
+    accounts = Accounts(store, urls=urls, ambient=ambient, weak_keys=weak_keys)
     status = Status(
         store,
         issuers=issuers,

@@ -84,6 +84,18 @@ class AccountUpdated(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AccountKeyChanged(Event):
+    """An account has a new key, and its old one does nothing any more (RFC 8555 §7.3.5). Thumbprints are those of RFC 7638."""
+
+    kind = "account.key_changed"
+    about = "account_id"
+
+    account_id: str
+    old_thumbprint: str
+    thumbprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccountDeactivated(Event):
     """An account was given up by its key, or shut by an administrator. It never works again."""
 
@@ -260,7 +272,8 @@ class RevocationRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountRefused(Event):
-    """A key was refused: a new account's, because it is bad, blocked or certified, or one of an account that is shut.
+    """A key was refused: a new account's or an account's new one, because it is bad, blocked or certified, or one of an account that
+    is shut.
 
     `thumbprint` is the key's (RFC 7638).
     """

@@ -1,4 +1,4 @@
-"""Accounts: newAccount, update and deactivation (RFC 8555 §7.3), and who is behind a `kid`."""
+"""Accounts: newAccount, update, keyChange and deactivation (RFC 8555 §7.3), and who is behind a `kid`."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Final
 
 from acmeca import audit
 from acmeca.acme.jwk import PublicKey, load_jwk
+from acmeca.acme.key_change import KeyChange, require_own
 from acmeca.acme.objects import Account
 from acmeca.acme.payloads import AccountUpdate, parse_new_account
 from acmeca.acme.problem import Problem, ProblemType
@@ -14,8 +15,9 @@ from acmeca.acme.states import AccountStatus
 from acmeca.pki.spki import encode_public_key
 from acmeca.policy.keys import check_key
 from acmeca.service.ambient import Ambient
-from acmeca.storage.errors import KeyRefusedError, StaleError
+from acmeca.storage.errors import KeyRefusedError, KeyTakenError, StaleError
 from acmeca.storage.store import Store
+from acmeca.urls import Urls
 
 _KEPT_KEYS: Final = 10_000  # parsed, some 2 KiB each
 
@@ -36,8 +38,11 @@ class Accounts:
     which is costly to parse and changes with its text, is kept.
     """
 
-    def __init__(self, store: Store, *, ambient: Ambient, weak_keys: frozenset[bytes] = frozenset()) -> None:
+    def __init__(
+        self, store: Store, *, urls: Urls, ambient: Ambient, weak_keys: frozenset[bytes] = frozenset()
+    ) -> None:
         self._store = store
+        self._urls = urls
         self._weak_keys = weak_keys
         self._ambient = ambient
         self._load_key = lru_cache(maxsize=_KEPT_KEYS)(load_jwk)
@@ -60,7 +65,9 @@ class Accounts:
         """
         # Step 1
         if await self._store.certificates.is_blocked(key.thumbprint):
-            raise await self._refusal(key, "the account's key was reported as compromised; make a new one")
+            raise await self._refusal(
+                audit.key_actor(key.thumbprint), key, "the account's key was reported as compromised; make a new one"
+            )
         # Step 2
         existing = await self._store.accounts.by_thumbprint(key.thumbprint)
         if existing is not None:
@@ -70,9 +77,7 @@ class Accounts:
         if request.only_return_existing:
             raise Problem(ProblemType.ACCOUNT_DOES_NOT_EXIST, "no account has this key")
         # Step 4
-        reason = check_key(key.key, None, weak_keys=self._weak_keys)
-        if reason is not None:
-            raise await self._refusal(key, f"the account's key cannot be used: {reason}")
+        await self._require_acceptable(audit.key_actor(key.thumbprint), key)
         # Step 5
         account = Account(
             id=self._ambient.new_id(),
@@ -83,14 +88,42 @@ class Accounts:
             created_at=self._ambient.now(),
         )
         try:
-            stored = await self._store.accounts.create(
-                account, spki_sha256=hashlib.sha256(encode_public_key(key.key)).digest()
-            )
+            stored = await self._store.accounts.create(account, spki_sha256=_spki_sha256(key))
         except KeyRefusedError as error:
-            raise await self._refusal(key, f"the account's key cannot be used: {error}") from None
+            raise await self._refusal(
+                audit.key_actor(key.thumbprint), key, f"the account's key cannot be used: {error}"
+            ) from None
         if stored.id != account.id:  # somebody with the same key was faster
             return _require_valid(stored), False
         return stored, True
+
+    async def change_key(self, account: Account, change: KeyChange) -> Account:
+        """§7.3.5, from step 7 on: the account with its new key. A key that is refused is in the audit.
+
+        Steps 7 and 8: the change is about this account and the key that it has. Then the new key has to be acceptable (RULES §1).
+        Step 9: no account has it, no certificate, and it is not blocked; this and the change itself are one transaction.
+        """
+        require_own(change, account, account_url=self._urls.account(account.id))
+        actor = audit.account_actor(account.id)
+        await self._require_acceptable(actor, change.new_key)
+        try:
+            return await self._store.accounts.replace_key(
+                account, change.new_key, spki_sha256=_spki_sha256(change.new_key), at=self._ambient.now()
+            )
+        except KeyTakenError as taken:
+            # §7.3.5: "SHOULD use status code 409 (Conflict) and provide the URL of that account in the Location header field"
+            raise Problem(
+                ProblemType.MALFORMED,
+                "the new key is the key of an account already; make a new one for each change",
+                status=409,
+                headers={"Location": self._urls.account(taken.account_id)},
+            ) from None
+        except KeyRefusedError as error:
+            raise await self._refusal(actor, change.new_key, f"the new key cannot be used: {error}") from None
+        except StaleError:
+            raise Problem(
+                ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile, or has another key by now", status=401
+            ) from None
 
     async def note_refused(self, account: Account, reason: str) -> None:
         """Write down that an account which is shut, or whose key is blocked, was turned away."""
@@ -99,8 +132,13 @@ class Accounts:
         )
         await self._store.note(event, at=self._ambient.now())
 
-    async def _refusal(self, key: PublicKey, detail: str) -> Problem:
-        event = audit.AccountRefused(actor=audit.key_actor(key.thumbprint), thumbprint=key.thumbprint, reason=detail)
+    async def _require_acceptable(self, actor: str, key: PublicKey) -> None:
+        reason = check_key(key.key, None, weak_keys=self._weak_keys)
+        if reason is not None:
+            raise await self._refusal(actor, key, f"the account's key cannot be used: {reason}")
+
+    async def _refusal(self, actor: str, key: PublicKey, detail: str) -> Problem:
+        event = audit.AccountRefused(actor=actor, thumbprint=key.thumbprint, reason=detail)
         await self._store.note(event, at=self._ambient.now())
         return Problem(ProblemType.BAD_PUBLIC_KEY, detail)
 
@@ -115,6 +153,11 @@ class Accounts:
         except StaleError:
             raise Problem(ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile", status=401) from None
         return account
+
+
+def _spki_sha256(key: PublicKey) -> bytes:
+    """The digest by which certificates are kept."""
+    return hashlib.sha256(encode_public_key(key.key)).digest()
 
 
 def _require_valid(account: Account) -> Account:

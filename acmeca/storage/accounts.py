@@ -2,17 +2,20 @@
 
 Rule 1: one key, one account (RFC 8555 §7.3.1), held by the UNIQUE thumbprint.
 Rule 2: a deactivated account keeps its row and its key, so that the key is refused for ever (RULES §2).
+Rule 3: whoever changes an account's key names the one that it has, and all that speaks against the new one is asked in the
+same transaction. Nothing remembers the old one: it may make an account of its own.
 """
 
 import json
 from datetime import datetime
 
 from acmeca import audit
+from acmeca.acme.jwk import PublicKey
 from acmeca.acme.objects import Account
 from acmeca.acme.states import ACCOUNT_MOVES, AccountStatus, require_move
 from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Entry, Reader, Row, Transaction
-from acmeca.storage.errors import KeyRefusedError, StaleError
+from acmeca.storage.errors import KeyRefusedError, KeyTakenError, StaleError
 from acmeca.storage.times import from_seconds, to_seconds
 
 
@@ -49,8 +52,7 @@ class Accounts:
             existing = await _by_thumbprint(tx, account.thumbprint)
             if existing is not None:
                 return existing
-            if await tx.fetch_one("SELECT 1 FROM certificates WHERE spki_sha256 = $1", spki_sha256) is not None:
-                raise KeyRefusedError("it is the key of a certificate; make a new key for the account")
+            await _require_not_certified(tx, spki_sha256)
             await insert_account(tx, account)
             event = audit.AccountCreated(
                 actor=audit.account_actor(account.id),
@@ -76,6 +78,52 @@ class Accounts:
             event = audit.AccountUpdated(actor=audit.account_actor(account_id), account_id=account_id, contact=contact)
             await append(tx, writer=self._writer, at=at, event=event)
             return await _existing(tx, account_id)
+
+        return await self._database.write(body)
+
+    async def replace_key(self, account: Account, key: PublicKey, *, spki_sha256: bytes, at: datetime) -> Account:
+        """Give an account another key in the place of the one that it has in `account` (§7.3.5).
+
+        `KeyTakenError` when an account has the new key, be it this one; `KeyRefusedError` when it was certified or blocked.
+        `StaleError` when the account is valid no longer, has another key by now, or the key that it has was blocked.
+        """
+
+        async def body(tx: Transaction) -> Account:
+            taken = await _by_thumbprint(tx, key.thumbprint)
+            if taken is not None:
+                raise KeyTakenError(taken.id)
+            if await tx.fetch_one("SELECT 1 FROM blocked_keys WHERE thumbprint = $1", key.thumbprint) is not None:
+                raise KeyRefusedError("it was reported as compromised; make a new one")
+            await _require_not_certified(tx, spki_sha256)
+            changed = await tx.execute(
+                "UPDATE accounts SET thumbprint = $1, jwk = $2 WHERE id = $3 AND thumbprint = $4 AND status = 'valid'"
+                " AND NOT EXISTS (SELECT 1 FROM blocked_keys b WHERE b.thumbprint = accounts.thumbprint)",
+                key.thumbprint,
+                key.jwk,
+                account.id,
+                account.thumbprint,
+            )
+            if changed != 1:
+                raise StaleError(f"account {account.id} is not valid, or its key is another one by now")
+            tx.journal(
+                Entry(
+                    "account.key",
+                    {
+                        "id": account.id,
+                        "old_thumbprint": account.thumbprint,
+                        "thumbprint": key.thumbprint,
+                        "jwk": key.jwk,
+                    },
+                )
+            )
+            event = audit.AccountKeyChanged(
+                actor=audit.account_actor(account.id),
+                account_id=account.id,
+                old_thumbprint=account.thumbprint,
+                thumbprint=key.thumbprint,
+            )
+            await append(tx, writer=self._writer, at=at, event=event)
+            return await _existing(tx, account.id)
 
         return await self._database.write(body)
 
@@ -145,6 +193,12 @@ async def shut_account(tx: Transaction, account_id: str) -> bool:
     )
     tx.journal(Entry("account.deactivated", {"id": account_id}))
     return True
+
+
+async def _require_not_certified(tx: Transaction, spki_sha256: bytes) -> None:
+    """RFC 8555 §11.1: certificate keys and account keys are never the same."""
+    if await tx.fetch_one("SELECT 1 FROM certificates WHERE spki_sha256 = $1", spki_sha256) is not None:
+        raise KeyRefusedError("it is the key of a certificate; make a new key for the account")
 
 
 async def _by_id(reader: Reader, account_id: str) -> Account | None:

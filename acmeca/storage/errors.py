@@ -39,6 +39,14 @@ class KeyRefusedError(StorageError):
     """A key that must not be certified or have an account: it is in use as the other, or it was blocked. The text says which."""
 
 
+class KeyTakenError(StorageError):
+    """A key that an account has, of whatever status. `account_id` says which."""
+
+    def __init__(self, account_id: str) -> None:
+        super().__init__(f"account {account_id} has this key")
+        self.account_id = account_id
+
+
 class LockedError(StorageError):
     """Another process works in the data directory. `pid` is what it wrote down, or None when that cannot be read."""
 

@@ -1,7 +1,7 @@
 """Replay: what a journal says was done is done again on a database that was restored from an earlier backup.
 
 Rule 1: it only ever makes the CA more careful. Revoked never becomes good, shut stays shut, a blocked key stays blocked, a reason
-is only raised to keyCompromise, a CRL number is never taken twice.
+is only raised to keyCompromise, a CRL number is never taken twice, a key that an account has given up is not its key again.
 Rule 2: each entry looks at what is there first, so that whatever is replayed twice, or was in the backup already, changes nothing.
 Rule 3: the audit's records come back as they were, octet by octet, so that each chain is whole and goes on.
 Rule 4: orders and authorizations are not journalled: a client makes new ones. A certificate whose order is not there keeps its
@@ -53,6 +53,7 @@ KINDS: Final[Mapping[str, Columns]] = MappingProxyType(
             "created_at": _NUMBER,
         },
         "contact": {"id": _TEXT, "contact": _TEXT},
+        "account.key": dict.fromkeys(("id", "old_thumbprint", "thumbprint", "jwk"), _TEXT),
         "account.deactivated": {"id": _TEXT},
         "certificate": {
             **dict.fromkeys(("id", "serial", "issuer_id", "profile", "names"), _TEXT),
@@ -289,6 +290,34 @@ async def _place_contact(entry: _Placing) -> bool:
     return bool(changed)
 
 
+async def _place_key(entry: _Placing) -> bool:
+    """The last word counts, or what continues from the key that the account has: so the old key works nowhere again.
+
+    A client that was told nothing, because the process died between journal and commit, may have tried again with a third key:
+    that change comes later, and from the same old key.
+    """
+    tx, values = entry.tx, entry.values
+    owner = await tx.fetch_one("SELECT thumbprint FROM accounts WHERE id = $1", values["id"])
+    if owner is None:
+        entry.tally.give_up(f"the new key of account {values['id']}, which is not there")
+        return False
+    if owner["thumbprint"] == values["thumbprint"] or (
+        entry.is_late and owner["thumbprint"] != values["old_thumbprint"]
+    ):
+        return False
+    found = await tx.fetch_one("SELECT id, status FROM accounts WHERE thumbprint = $1", values["thumbprint"])
+    if found is not None and not await _give_way(tx, found["id"], found["status"]):
+        entry.tally.give_up(f"the new key of account {values['id']}: it has another account, {found['id']}")
+        return False
+    await tx.execute(
+        "UPDATE accounts SET thumbprint = $1, jwk = $2 WHERE id = $3",
+        values["thumbprint"],
+        values["jwk"],
+        values["id"],
+    )
+    return True
+
+
 async def _place_deactivation(entry: _Placing) -> bool:
     if await shut_account(entry.tx, entry.values["id"]):
         return True
@@ -516,6 +545,7 @@ _PLACES: Final[Mapping[str, _Place]] = MappingProxyType(
         "issuer": _place_issuer,
         "account": _place_account,
         "contact": _place_contact,
+        "account.key": _place_key,
         "account.deactivated": _place_deactivation,
         "certificate": _place_certificate,
         "signature": _place_signature,

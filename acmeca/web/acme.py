@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 
 from acmeca.acme import payloads
 from acmeca.acme.jws import is_post_as_get
+from acmeca.acme.key_change import verify_key_change
 from acmeca.acme.objects import Authorization, Order, dump_json
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AuthorizationStatus, OrderStatus
@@ -36,6 +37,7 @@ class AcmeResources:
                 "newAccount": self._urls.new_account,
                 "newOrder": self._urls.new_order,
                 "revokeCert": self._urls.revoke_cert,
+                "keyChange": self._urls.key_change,
                 "meta": {"website": self._urls.base + Paths.FRONT_PAGE, "externalAccountRequired": False},
             }
         )
@@ -48,6 +50,7 @@ class AcmeResources:
         app.router.add_post(Paths.NEW_ACCOUNT, self.new_account)
         app.router.add_post(Paths.ACCOUNT, self.account)
         app.router.add_post(Paths.ACCOUNT_ORDERS, self.account_orders)
+        app.router.add_post(Paths.KEY_CHANGE, self.key_change)
         app.router.add_post(Paths.NEW_ORDER, self.new_order)
         app.router.add_post(Paths.ORDER, self.order)
         app.router.add_post(Paths.FINALIZE, self.finalize)
@@ -108,6 +111,12 @@ class AcmeResources:
         if page.cursor is not None:
             response.headers.add("Link", f'<{self._urls.account_orders(account_id, page.cursor)}>;rel="next"')
         return response
+
+    async def key_change(self, request: web.Request) -> web.Response:
+        sender = await self._by_account(request, self._urls.key_change)
+        change = verify_key_change(sender.payload, url=self._urls.key_change)
+        account = await self._services.accounts.change_key(sender.account, change)
+        return _json(account.to_json(self._urls))
 
     # --- §7.4 ---------------------------------------------------------------------------------------------------
 

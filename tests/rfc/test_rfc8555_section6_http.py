@@ -38,6 +38,7 @@ async def post_resources(ca: RunningCa, client: AcmeClient) -> dict[str, str]:
         "newAccount": client.directory["newAccount"],
         "newOrder": client.directory["newOrder"],
         "revokeCert": client.directory["revokeCert"],
+        "keyChange": client.directory["keyChange"],
         "account": client.account_url,
         "orders": account["orders"],
         "order": order.url,
@@ -107,7 +108,17 @@ class TestSection62:
 
     @pytest.mark.parametrize(
         "resource",
-        ["newOrder", "account", "orders", "order", "finalize", "authorization", "challenge", "certificate"],
+        [
+            "newOrder",
+            "keyChange",
+            "account",
+            "orders",
+            "order",
+            "finalize",
+            "authorization",
+            "challenge",
+            "certificate",
+        ],
     )
     async def test_kid_and_not_jwk(self, ca: RunningCa, client: AcmeClient, resource: str) -> None:
         """§6.2: "For all other requests, the request is signed using an existing account, and there MUST be a "kid" field."""
@@ -195,7 +206,7 @@ class TestSection63:
 
     async def test_post_as_get_where_a_payload_belongs(self, ca: RunningCa, client: AcmeClient) -> None:
         resources = await post_resources(ca, client)
-        for name in ("newOrder", "finalize", "revokeCert"):
+        for name in ("newOrder", "finalize", "revokeCert", "keyChange"):
             (await client.post(resources[name])).refused("malformed", 400)
         fresh = await ca.client(register=False)
         (await fresh.post(resources["newAccount"], kid=None)).refused("malformed", 400)

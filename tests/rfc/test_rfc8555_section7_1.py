@@ -83,7 +83,7 @@ class TestDirectory:
         assert answer.content_type == "application/json"
         registry = {"newNonce", "newAccount", "newOrder", "newAuthz", "revokeCert", "keyChange", "meta"}
         assert set(answer.json) <= registry
-        assert {"newNonce", "newAccount", "newOrder", "revokeCert"} <= set(answer.json)
+        assert {"newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"} <= set(answer.json)
         urls = [url for name, url in answer.json.items() if name != "meta"]
         assert len(set(urls)) == len(urls)
         assert all(url.startswith(ca.urls.base + "/acme/") for url in urls)

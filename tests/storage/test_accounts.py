@@ -1,18 +1,22 @@
-"""The table `accounts`: one key, one account; nothing comes back."""
+"""The table `accounts`: one key, one account; nothing comes back; a key is replaced once."""
 
 import asyncio
 import dataclasses
 
 import pytest
 
+from acmeca.acme.jwk import PublicKey, parse_jwk
 from acmeca.acme.objects import ChallengeType
 from acmeca.acme.states import AccountStatus, AuthorizationStatus, OrderStatus
 from acmeca.storage import audit
-from acmeca.storage.errors import KeyRefusedError, StaleError
+from acmeca.storage.errors import KeyRefusedError, KeyTakenError, StaleError
 from acmeca.storage.store import Store
+from tests.support.jose import new_key
+from tests.support.journalled import revoke
 from tests.support.stored import (
     NOW,
     account,
+    certificate,
     change,
     issued_certificate,
     kept_account,
@@ -121,3 +125,87 @@ async def test_a_certified_key_gets_no_account(store: Store) -> None:
     with pytest.raises(KeyRefusedError, match="key of a certificate"):
         await store.accounts.create(account(), spki_sha256=kept.spki_sha256)
     assert await rows(store, "SELECT COUNT(*) FROM accounts WHERE thumbprint = $1", account().thumbprint) == [(0,)]
+
+
+def public_key() -> PublicKey:
+    return parse_jwk(new_key().jwk)
+
+
+class TestKeys:
+    async def test_replaced(self, store: Store) -> None:
+        """RFC 8555 §7.3.5: the new key in the old one's place, and nothing else."""
+        made, key = await kept_account(store), public_key()
+        changed = await store.accounts.replace_key(made, key, spki_sha256=SPKI, at=NOW)
+        assert changed == dataclasses.replace(made, thumbprint=key.thumbprint, jwk=key.jwk)
+        assert await store.accounts.by_id(made.id) == changed
+        assert await store.accounts.by_thumbprint(made.thumbprint) is None
+        assert await rows(store, "SELECT kind FROM audit WHERE subject = $1 ORDER BY sequence", made.id) == [
+            ("account.created",),
+            ("account.key_changed",),
+        ]
+        assert await audit.verify(store.database) == []
+
+    async def test_fifty_changes_of_two_accounts_to_one_key(self, store: Store) -> None:
+        """§7.3.5, step 9: exactly one is kept; everybody else is told whose key it is."""
+        made, key = [await kept_account(store) for _ in range(2)], public_key()
+        results = await asyncio.gather(
+            *(store.accounts.replace_key(made[number % 2], key, spki_sha256=SPKI, at=NOW) for number in range(50)),
+            return_exceptions=True,
+        )
+        (winner,) = [result for result in results if not isinstance(result, BaseException)]
+        others = [result for result in results if result is not winner]
+        assert all(isinstance(result, KeyTakenError) and result.account_id == winner.id for result in others)
+        (loser,) = [item for item in made if item.id != winner.id]
+        assert await store.accounts.by_id(loser.id) == loser
+        assert await store.accounts.by_thumbprint(key.thumbprint) == winner
+        assert await rows(store, "SELECT COUNT(*) FROM audit WHERE kind = 'account.key_changed'") == [(1,)]
+
+    async def test_fifty_changes_of_one_account(self, store: Store) -> None:
+        """Each names the key that it saw; the first change makes that another one."""
+        made = await kept_account(store)
+        keys = [public_key() for _ in range(50)]
+        results = await asyncio.gather(
+            *(store.accounts.replace_key(made, key, spki_sha256=SPKI, at=NOW) for key in keys), return_exceptions=True
+        )
+        assert [type(result) for result in results].count(StaleError) == 49
+        kept = await store.accounts.by_id(made.id)
+        assert kept in results
+
+    async def test_its_own_key(self, store: Store) -> None:
+        made = await kept_account(store, thumbprint=(key := public_key()).thumbprint, jwk=key.jwk)
+        with pytest.raises(KeyTakenError) as caught:
+            await store.accounts.replace_key(made, key, spki_sha256=SPKI, at=NOW)
+        assert caught.value.account_id == made.id
+
+    @pytest.mark.parametrize("status", ["deactivated", "revoked"])
+    async def test_of_a_valid_account_only(self, store: Store, status: str) -> None:
+        made = await kept_account(store)
+        await change(store, "UPDATE accounts SET status = $1 WHERE id = $2", status, made.id)
+        before = await rows(store, "SELECT * FROM accounts")
+        with pytest.raises(StaleError):
+            await store.accounts.replace_key(made, public_key(), spki_sha256=SPKI, at=NOW)
+        assert await rows(store, "SELECT * FROM accounts") == before
+
+    async def test_not_to_a_certified_key(self, store: Store) -> None:
+        """RFC 8555 §11.1, whichever came first; asked in the transaction that changes."""
+        made, kept = await kept_account(store), await issued_certificate(store)
+        with pytest.raises(KeyRefusedError, match="key of a certificate"):
+            await store.accounts.replace_key(made, public_key(), spki_sha256=kept.spki_sha256, at=NOW)
+        assert await store.accounts.by_id(made.id) == made
+
+    async def test_a_key_that_became_an_accounts_is_not_certified(self, store: Store) -> None:
+        made, key = await kept_account(store), public_key()
+        await store.accounts.replace_key(made, key, spki_sha256=SPKI, at=NOW)
+        with pytest.raises(KeyRefusedError, match="key of an ACME account"):
+            await store.certificates.record(certificate(), thumbprint=key.thumbprint, at=NOW)
+        await store.certificates.record(certificate(), thumbprint=made.thumbprint, at=NOW)  # the old one is nobody's
+
+    async def test_neither_to_nor_from_a_blocked_key(self, store: Store) -> None:
+        """RULES §1: a blocked key "is refused everywhere", also when it was blocked since the request was verified."""
+        made, key, leaked = await kept_account(store), public_key(), await issued_certificate(store)
+        await revoke(store, leaked, reason=1)
+        for thumbprint, error in ((key.thumbprint, KeyRefusedError), (made.thumbprint, StaleError)):
+            await change(store, "UPDATE blocked_keys SET thumbprint = $1", thumbprint)
+            with pytest.raises(error):
+                await store.accounts.replace_key(made, key, spki_sha256=SPKI, at=NOW)
+        assert await store.accounts.by_id(made.id) == made

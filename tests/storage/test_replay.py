@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from acmeca.audit import AuthorizationDeactivated, build_record
+from acmeca.acme.objects import Account
+from acmeca.audit import AccountKeyChanged, AuthorizationDeactivated, build_record
 from acmeca.storage import audit as stored_audit
 from acmeca.storage.database import Entry
 from acmeca.storage.journal import Commit, JournalError
@@ -215,6 +216,7 @@ class TestCertificates:
             ("revocation", {"id": "gone", "revoked_at": 1, "revocation_reason": None, "revocation_sequence": 1}),
             ("contact", {"id": "gone", "contact": "[]"}),
             ("account.deactivated", {"id": "gone"}),
+            ("account.key", {"id": "gone", "old_thumbprint": "a", "thumbprint": "b", "jwk": "{}"}),
             ("crl.published", {"issuer_id": "gone", "number": 1, "der": b""}),
             (
                 "crl",
@@ -301,6 +303,81 @@ class TestAccounts:
         await stored.kept_order(kept, owner)
         tally = await place(kept, "account", **(self.ENTRY | {"thumbprint": owner.thumbprint}))
         assert tally.unplaced == [f"account new: its key has another account, {owner.id}"]
+
+
+class TestAccountKeys:
+    """RULES §2: "The old key stops working at once, everywhere": a restore is no way back to it."""
+
+    async def change(self, store: Store, owner: Account, old: str, new: str, *, sequence: int | None = None) -> Tally:
+        """One commit of the writer `w`, with a record of its own where a `sequence` is given."""
+        values = {"id": owner.id, "old_thumbprint": old, "thumbprint": new, "jwk": f'{{"kid":"{new}"}}'}
+        entries = [Entry("account.key", values)]
+        if sequence is not None:
+            event = AccountKeyChanged(
+                actor=f"account:{owner.id}", account_id=owner.id, old_thumbprint=old, thumbprint=new
+            )
+            record = build_record(None, writer="w", at=stored.NOW, event=event)
+            columns = {name: getattr(record, name) for name in ("writer", "at", "event", "hash")}
+            entries.append(Entry("audit", columns | {"sequence": sequence}))
+        return await replay(store.database, [Commit("w", sequence or 1, 0, tuple(entries))])
+
+    async def key_of(self, store: Store, owner: Account) -> str:
+        ((thumbprint, jwk),) = await rows(store, "SELECT thumbprint, jwk FROM accounts WHERE id = $1", owner.id)
+        assert jwk == f'{{"kid":"{thumbprint}"}}' or thumbprint == owner.thumbprint
+        return str(thumbprint)
+
+    async def test_a_change_after_the_backup(self, kept: Store) -> None:
+        owner = await stored.kept_account(kept)
+        for _ in range(2):
+            await self.change(kept, owner, owner.thumbprint, "b", sequence=1)
+            assert await self.key_of(kept, owner) == "b"
+
+    async def test_two_changes_in_any_portions(self, kept: Store) -> None:
+        owner = await stored.kept_account(kept)
+        steps = [(owner.thumbprint, "b", 1), ("b", "c", 2)]
+        for old, new, sequence in [*steps, *steps, steps[0], steps[1], steps[0]]:
+            await self.change(kept, owner, old, new, sequence=sequence)
+            assert await self.key_of(kept, owner) != owner.thumbprint
+        assert await self.key_of(kept, owner) == "c"
+
+    async def test_the_last_one_alone(self, kept: Store) -> None:
+        """The journal before it is lost: the account has the key that it had last, and not the one in the backup."""
+        owner = await stored.kept_account(kept)
+        await self.change(kept, owner, "b", "c", sequence=2)
+        await self.change(kept, owner, owner.thumbprint, "b", sequence=1)
+        assert await self.key_of(kept, owner) == "c"
+
+    async def test_one_that_never_happened(self, kept: Store) -> None:
+        """A process died between journal and commit, and the client tried again with a third key, from the same old one."""
+        owner = await stored.kept_account(kept)
+        await self.change(kept, owner, owner.thumbprint, "never", sequence=1)
+        await self.change(kept, owner, owner.thumbprint, "c", sequence=2)
+        assert await self.key_of(kept, owner) == "c"
+
+    async def test_of_an_account_that_was_shut(self, kept: Store) -> None:
+        """Its last key is the one that is refused for ever."""
+        owner = await stored.kept_account(kept)
+        await place(kept, "account.deactivated", id=owner.id)
+        await self.change(kept, owner, owner.thumbprint, "b")
+        assert await rows(kept, "SELECT thumbprint, status FROM accounts") == [("b", "deactivated")]
+
+    async def test_the_old_key_made_an_account(self, kept: Store) -> None:
+        owner = await stored.kept_account(kept)
+        await self.change(kept, owner, owner.thumbprint, "b")
+        await place(kept, "account", **(TestAccounts.ENTRY | {"thumbprint": owner.thumbprint}))
+        assert sorted(await rows(kept, "SELECT id, thumbprint FROM accounts")) == sorted(
+            [(owner.id, "b"), ("new", owner.thumbprint)]
+        )
+
+    async def test_to_a_key_that_has_an_account(self, kept: Store) -> None:
+        """One that was never used never happened and gives way; another one is told."""
+        owner, never, other = [await stored.kept_account(kept) for _ in range(3)]
+        await stored.kept_order(kept, other)
+        assert (await self.change(kept, owner, owner.thumbprint, never.thumbprint)).unplaced == []
+        assert await kept.accounts.by_id(never.id) is None
+        tally = await self.change(kept, owner, never.thumbprint, other.thumbprint)
+        assert tally.unplaced == [f"the new key of account {owner.id}: it has another account, {other.id}"]
+        assert await self.key_of(kept, owner) == never.thumbprint
 
 
 class TestAuthorizations:

@@ -31,7 +31,7 @@ def scene() -> Iterator[Path]:
     async def make(directory: Path) -> None:
         async with journalled_store(directory, name="a") as a:
             await make_hierarchy(a)
-            await live([a], 12, seed=1)
+            await live([a], 13, seed=1)
         async with journalled_store(directory, name="b") as b:
             async with journalled_store(directory, name="a") as a:
                 await live([a, b], 10, seed=2)

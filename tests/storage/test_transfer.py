@@ -29,7 +29,7 @@ def source() -> Iterator[Place]:
     async def make(directory: Path) -> None:
         async with journalled_store(directory) as store:
             await make_hierarchy(store)
-            await live([store], 30, seed=11)
+            await live([store], 36, seed=11)
             await store.accounts.replace_contact(  # beyond ASCII, so that it is compared too
                 (await store.database.fetch_all("SELECT id FROM accounts WHERE status = 'valid'"))[0]["id"],
                 ("mailto:jürgen@example.org",),

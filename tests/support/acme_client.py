@@ -251,6 +251,20 @@ class AcmeClient:
         assert self.kid is not None, "no account yet"
         return self.kid
 
+    def key_change(
+        self, key: SigningKey, *, payload: Mapping[str, object] | bytes | None = None, **changes: Any
+    ) -> bytes:
+        """The inner JWS of a change to `key` (§7.3.5), with what `jose.sign` changes."""
+        members = {"account": self.kid, "oldKey": self.key.jwk} if payload is None else payload
+        return jose.sign(key, **({"url": self.directory["keyChange"], "nonce": None, "payload": members} | changes))
+
+    async def change_key(self, key: SigningKey) -> Answer:
+        """keyChange; once it was taken, this client signs with the new key."""
+        answer = await self.post(self.directory["keyChange"], self.key_change(key))
+        if answer.status == 200:
+            self.key = key
+        return answer
+
     async def deactivate_account(self) -> Answer:
         return await self.post(self.account_url, {"status": "deactivated"})
 

@@ -13,6 +13,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from acmeca.acme.jwk import PublicKey
 from acmeca.acme.objects import Account
 from acmeca.storage.certificates import Certificate
 from acmeca.storage.journal import Journal
@@ -24,7 +27,22 @@ from tests.support import stored
 from tests.support.databases import connect
 from tests.support.stored import NOW
 
-_ACTS: Final = ("account", "contact", "account", "order", "own", "own", "revoke", "raise", "crl", "shut", "record")
+_ACTS: Final = (
+    "account",
+    "contact",
+    "key",
+    "account",
+    "order",
+    "own",
+    "own",
+    "revoke",
+    "raise",
+    "crl",
+    "shut",
+    "record",
+)
+
+_KEY: Final = ec.generate_private_key(ec.SECP256R1()).public_key()  # its text is what is kept
 
 _instances = itertools.count(1)
 
@@ -101,10 +119,8 @@ async def live(stores: Sequence[Store], steps: int, *, seed: int) -> None:
         act = _ACTS[step] if step < len(_ACTS) else chance.choice(_ACTS)
         if act == "account" or not accounts:
             accounts.append(await stored.kept_account(store))
-        elif act == "contact":
-            await store.accounts.replace_contact(chance.choice(accounts).id, (f"mailto:{step}@example.org",), at=NOW)
-        elif act == "shut":
-            await store.accounts.deactivate(accounts.pop(chance.randrange(len(accounts))).id, at=NOW)
+        elif act in {"contact", "key", "shut"}:
+            await _change_account(store, act, accounts, place=chance.randrange(len(accounts)), name=f"{seed}-{step}")
         elif act == "order":
             owner = chance.choice(accounts)
             order, _ = await stored.ready_order(store, owner)
@@ -121,6 +137,17 @@ async def live(stores: Sequence[Store], steps: int, *, seed: int) -> None:
             await revoke(store, revoked[-1], reason=4)
         else:
             certificates.append(await stored.issued_certificate(store, names=(f"n{step}.example.org", "*.example.org")))
+
+
+async def _change_account(store: Store, act: str, accounts: list[Account], *, place: int, name: str) -> None:
+    """Change one of the accounts; one that is shut is among them no longer."""
+    if act == "contact":
+        await store.accounts.replace_contact(accounts[place].id, (f"mailto:{name}@example.org",), at=NOW)
+    elif act == "key":
+        key = PublicKey(jwk=f'{{"kid":"{name}"}}', thumbprint=f"thumbprint-{name}", algorithms=(), key=_KEY)
+        accounts[place] = await store.accounts.replace_key(accounts[place], key, spki_sha256=bytes(32), at=NOW)
+    else:
+        await store.accounts.deactivate(accounts.pop(place).id, at=NOW)
 
 
 async def publish(store: Store) -> int:

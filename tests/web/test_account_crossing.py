@@ -17,7 +17,7 @@ from acmeca import app
 from acmeca.urls import Paths
 from tests.support.acme_client import AcmeClient, Answer, ClientOrder, Issued, assert_alike
 from tests.support.csrs import build_csr
-from tests.support.jose import encode
+from tests.support.jose import encode, new_key
 from tests.support.server import RunningCa, running_ca
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -38,8 +38,10 @@ MATRIX: Final[dict[str, tuple[Payload, ...]]] = {
 }
 """Resources that belong to an account, and what may be sent to them."""
 
-NOBODYS: Final = frozenset({Paths.DIRECTORY, Paths.NEW_NONCE, Paths.NEW_ACCOUNT, Paths.NEW_ORDER, Paths.REVOKE_CERT})
-"""Resources that belong to nobody. What revokeCert and newOrder take from a stranger is asked below."""
+NOBODYS: Final = frozenset(
+    {Paths.DIRECTORY, Paths.NEW_NONCE, Paths.NEW_ACCOUNT, Paths.NEW_ORDER, Paths.REVOKE_CERT, Paths.KEY_CHANGE}
+)
+"""Resources that belong to nobody. What revokeCert, keyChange and newOrder take from a stranger is asked below."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -164,6 +166,19 @@ async def test_revocation_by_a_stranger(ca: RunningCa, owned: Owned) -> None:
     await stranger.ready_order("ready.localhost")  # authorizations for something else
     (await stranger.revoke(owned.issued.der)).refused("unauthorized", 403)
     assert await ca.scalar("SELECT COUNT(*) AS n FROM certificates WHERE revoked_at IS NOT NULL") == 0
+
+
+async def test_a_key_change_of_a_stranger(ca: RunningCa, owned: Owned) -> None:
+    """§7.3.5, steps 7 and 8: neither what the owner's new key signed, nor the owner's `kid`, gives an account to a stranger."""
+    stranger, before = await ca.client(), await owned.state()
+    url = stranger.directory["keyChange"]
+    theirs = {"account": owned.owner.kid, "oldKey": owned.owner.key.jwk}
+    missing = {"account": ca.urls.account(nobodys("A" * 22)), "oldKey": new_key().jwk}
+    for payload in (theirs, theirs | {"account": stranger.kid}, theirs | {"oldKey": stranger.key.jwk}, missing):
+        (await stranger.post(url, stranger.key_change(new_key(), payload=payload))).refused("malformed", 400)
+        answer = await stranger.post(url, stranger.key_change(new_key(), payload=payload), kid=owned.owner.kid)
+        answer.refused("malformed", 400)
+    assert await owned.state() == before
 
 
 async def test_a_cursor_of_a_stranger(ca: RunningCa, owned: Owned) -> None:
