@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.acme_client import AcmeClient, Answer, Provisioned
 from tests.support.http_peer import http_peer, tokens
 from tests.support.installations import Installation, make_installation, short_directory
+from tests.support.jose import new_key
 from tests.support.postgres import make_database, require_programs, shared_server
 from tests.support.replicas import make_replicas
 from tests.support.server import running_ca
@@ -118,6 +119,31 @@ async def test_new_account_with_one_key(stage: Stage) -> None:
     answers = await asyncio.gather(*(copy.new_account() for copy in copies))
     assert told(answers) == {"201": 1, "200": AT_ONCE - 1}
     assert len({answer.location for answer in answers}) == 1
+
+
+async def test_key_change_to_one_key(stage: Stage) -> None:
+    """§7.3.5, step 9: of two accounts one has the key afterwards; whoever comes later is told whose it is, or signed with a key that
+    is the account's no longer.
+    """
+    one, other = await stage.client(), await stage.client()
+    key = new_key()
+    copies = []
+    for client in (one, other):
+        await client.register()
+        copies.append(await stage.copies(client))
+    answers = await asyncio.gather(*(copies[number % 2][number].change_key(key) for number in range(AT_ONCE)))
+    counted = told(answers)
+    assert counted["200"] == 1
+    assert counted["200"] + counted["malformed"] == AT_ONCE
+    (number,) = [number for number, answer in enumerate(answers) if answer.status == 200]
+    winner, loser = (one, other) if number % 2 == 0 else (other, one)
+    assert all(answer.status == 409 for answer in answers[1 - number % 2 :: 2])
+    assert {answer.location for answer in answers if answer.status == 409} == {winner.account_url}
+    after = await asyncio.gather(*(copy.post(copy.account_url) for copy in copies[number % 2]))
+    assert set(told(after)) <= {"200", "malformed"}  # a copy that was answered 200 signs with the new key
+    (await loser.post(loser.account_url)).ok()
+    (await winner.post(winner.account_url, key=key)).ok()
+    (await winner.post(winner.account_url)).refused("malformed", 400)
 
 
 async def test_one_challenge(stage: Stage) -> None:

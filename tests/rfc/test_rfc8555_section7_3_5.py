@@ -229,31 +229,6 @@ class TestRefused:
 
 
 class TestRaces:
-    async def test_fifty_changes_of_two_accounts_to_one_key(self, ca: RunningCa) -> None:
-        """§7.3.5, step 9, however many come at once: one account has the key afterwards, and was told so once."""
-        clients = [await ca.client() for _ in range(2)]
-        key = new_key()
-        inner = [client.key_change(key) for client in clients]
-        bodies = [await clients[number % 2].sign(url_of(clients[0]), inner[number % 2]) for number in range(50)]
-        answers = await asyncio.gather(
-            *(clients[number % 2].send(url_of(clients[0]), body) for number, body in enumerate(bodies))
-        )
-        won = [number for number, answer in enumerate(answers) if answer.status == 200]
-        assert len(won) == 1
-        winner, loser = clients[won[0] % 2], clients[1 - won[0] % 2]
-        for number, answer in enumerate(answers):
-            if number in won:
-                continue
-            if answer.status == 409:
-                assert answer.location == winner.account_url
-            else:  # signed by a key that was the account's when the request was made
-                assert number % 2 == won[0] % 2
-                answer.refused("malformed", 400)
-        (await loser.post(loser.account_url)).ok()
-        (await winner.post(winner.account_url)).refused("malformed", 400)
-        (await winner.post(winner.account_url, key=key)).ok()
-        assert len([event for event in await ca.events("account.key_changed") if key.thumbprint in event]) == 1
-
     async def test_fifty_changes_of_one_account_to_fifty_keys(self, ca: RunningCa, client: AcmeClient) -> None:
         """One is taken; the others were signed by a key that is the account's no longer."""
         keys = [new_key() for _ in range(50)]

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 )
 
 from tests.support.acme_client import AcmeClient, Answer, ClientOrder, Issued, certificate_key
-from tests.support.jose import SigningKey
+from tests.support.jose import SigningKey, new_key
 from tests.support.server import RunningCa, running_ca
 
 T = TypeVar("T")
@@ -140,6 +140,19 @@ class Model(RuleBasedStateMachine):
         answer = self.do(account.client.new_account())
         if not self.refused_as_shut(account, answer):
             assert answer.ok().location == account.client.account_url
+
+    @precondition(lambda self: self.accounts)
+    @rule(number=st.integers(0, 9), other=st.integers(0, 9), is_new=st.booleans())
+    def change_key(self, number: int, other: int, *, is_new: bool) -> None:
+        """§7.3.5: to a key that nobody has; nothing else of the account changes."""
+        account, holder = self.account(number), self.accounts[other % len(self.accounts)]
+        answer = self.do(account.client.change_key(new_key() if is_new else holder.client.key))
+        if self.refused_as_shut(account, answer):
+            return
+        if is_new:
+            answer.ok()
+        else:
+            assert answer.refused("malformed", 409).location == holder.client.account_url
 
     @precondition(lambda self: len(self.accounts) > 1)
     @rule(number=st.integers(0, 9), is_meant=st.integers(0, 5))
