@@ -117,6 +117,17 @@ db2 = ["10.0.0.8"]
     }
 
 
+def test_caa_needs_a_name_that_means_this_ca() -> None:
+    config = config_with("policy", caa_identities=["CA.Corp.Internal"], caa_zones=["corp.internal"])
+    assert (config.policy.caa_identities, config.policy.caa_zones) == (("ca.corp.internal",), ("corp.internal",))
+    assert "write the name that means this CA" in mistake_with("policy", "caa_zones", ["corp.internal"])
+    assert mistake_with("policy", "caa_identities", ["*.corp.internal"]).startswith("policy.caa_identities (entry 1)")
+    # a mistake in the one is no mistake in the other
+    text = toml(GOOD) + '\ncaa_identities = ["a_b"]\ncaa_zones = ["corp.internal"]'
+    (mistake,) = mistakes_of(text)
+    assert "underscore" in mistake
+
+
 def test_every_mistake_in_a_table_is_told_at_its_name() -> None:
     """Rule 1: all of them at once."""
     zones = '{"*.corp.internal" = ["10.0.0.53"], "a.internal" = ["dns"], "b.internal" = [], "c.internal" = "10.0.0.53"}'

@@ -26,6 +26,7 @@ class ProblemType(StrEnum):
     BAD_PUBLIC_KEY = "badPublicKey"
     BAD_REVOCATION_REASON = "badRevocationReason"
     BAD_SIGNATURE_ALGORITHM = "badSignatureAlgorithm"
+    CAA = "caa"
     COMPOUND = "compound"
     CONNECTION = "connection"
     DNS = "dns"
@@ -50,6 +51,7 @@ class ProblemType(StrEnum):
 # RFC 8555 leaves most status codes to the server; 400 unless the type says whose fault it is.
 _STATUS: Final[Mapping[ProblemType, int]] = MappingProxyType(
     {
+        ProblemType.CAA: 403,  # §6.7 "CAA records forbid the CA from issuing a certificate"
         ProblemType.ORDER_NOT_READY: 403,  # §7.4: "the server MUST return a 403 (Forbidden) error"
         ProblemType.RATE_LIMITED: 429,  # RFC 6585 §4; §6.6 leaves the code open
         ProblemType.REJECTED_IDENTIFIER: 403,

@@ -67,6 +67,12 @@ def _not_empty(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _needs_identity(zones: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    if zones and not info.data.get("caa_identities", True):  # absent when it is a mistake itself
+        raise ValueError("CAA is not looked at without caa_identities: write the name that means this CA there")
+    return zones
+
+
 def _some_entry(items: tuple[_Item, ...]) -> tuple[_Item, ...]:
     if not items:
         raise ValueError("write at least one address, or leave the name out")
@@ -173,6 +179,8 @@ class PolicySection(_Section):
     allowed_networks: tuple[AllowedNetwork, ...] = ()
     lifetime: Annotated[timedelta, _duration(timedelta(minutes=10), timedelta(days=825))] = DEFAULT_LIFETIME
     weak_key_lists: tuple[Annotated[Path, BeforeValidator(parse_file)], ...] = ()
+    caa_identities: tuple[Zone, ...] = ()
+    caa_zones: Annotated[tuple[Zone, ...], AfterValidator(_needs_identity)] = ()
 
 
 class ValidationSection(_Section):

@@ -1,0 +1,214 @@
+"""Questions of every type: a DNS server on loopback plays every part. What addresses need stands in test_resolver.py."""
+
+import asyncio
+
+import dns.message
+import dns.rcode
+import dns.rdtypes.ANY.CAA
+import dns.rdtypes.ANY.TXT
+import pytest
+
+from acmeca.validation.dns_client import Answer, DnsClient, RecordType, ResolutionError, ResolutionFailure
+from tests.support.dns_peer import (
+    Behaviour,
+    client_of,
+    dns_peer,
+    garbage,
+    holds,
+    says,
+    silence,
+    truncated,
+    truncated_then_garbage,
+)
+
+NAME = "_acme-challenge.www.corp.internal"
+SERVFAIL = says(dns.rcode.SERVFAIL)
+REFUSED = says(dns.rcode.REFUSED)
+
+
+def texts(answer: Answer) -> set[bytes]:
+    found = set()
+    for record in answer.records:
+        assert isinstance(record, dns.rdtypes.ANY.TXT.TXT)
+        found.add(b"".join(record.strings))
+    return found
+
+
+async def failure(client: DnsClient, type_: RecordType) -> ResolutionError:
+    with pytest.raises(ResolutionError) as caught:
+        await client.lookup(NAME, type_)
+    assert str(caught.value).isprintable()
+    return caught.value
+
+
+BOTH = pytest.mark.parametrize("type_", [RecordType.TXT, RecordType.CAA])
+
+
+async def test_text_records() -> None:
+    async with dns_peer() as peer:
+        peer.add(NAME, "TXT", '"one"', '"two" "parts"', '""')
+        answer = await client_of(peer.server).lookup(NAME, RecordType.TXT)
+        assert texts(answer) == {b"one", b"twoparts", b""}
+        assert (answer.server, answer.exists, answer.aliases) == (f"127.0.0.1:{peer.port}", True, ())
+        assert peer.asked(NAME, "TXT") == 1
+
+
+async def test_caa_records() -> None:
+    async with dns_peer() as peer:
+        peer.add("corp.internal", "CAA", '0 issue "ca.corp.internal"', '128 iodef "mailto:x"')
+        answer = await client_of(peer.server).lookup("corp.internal", RecordType.CAA)
+        found = set()
+        for record in answer.records:
+            assert isinstance(record, dns.rdtypes.ANY.CAA.CAA)
+            found.add((record.flags, record.tag, record.value))
+        assert found == {(0, b"issue", b"ca.corp.internal"), (128, b"iodef", b"mailto:x")}
+
+
+@BOTH
+async def test_that_a_name_does_not_exist_is_an_answer(type_: RecordType) -> None:
+    """Rule 2."""
+    async with dns_peer() as peer:
+        answer = await client_of(peer.server).lookup(NAME, type_)
+        assert (answer.exists, answer.records) == (False, ())
+        assert len(peer.questions) == 1, "NXDOMAIN is final"
+
+
+@BOTH
+async def test_that_a_name_has_no_such_record_is_an_answer(type_: RecordType) -> None:
+    async with dns_peer() as peer:
+        peer.add(NAME, "A", "10.0.0.5")
+        answer = await client_of(peer.server).lookup(NAME, type_)
+        assert (answer.exists, answer.records) == (True, ())
+        assert len(peer.questions) == 1, "an empty answer is final"
+
+
+@BOTH
+@pytest.mark.parametrize("passing", [SERVFAIL, REFUSED, silence, garbage])
+async def test_what_may_pass_is_asked_again(type_: RecordType, passing: Behaviour) -> None:
+    """RULES §3: "SERVFAIL and timeouts are `dns` problems, retried"."""
+    async with dns_peer() as peer:
+        peer.add(NAME, type_.name, '"x"' if type_ is RecordType.TXT else '0 issue "x"')
+        peer.script(NAME, type_.name, passing, passing)
+        assert len((await client_of(peer.server).lookup(NAME, type_)).records) == 1
+        assert peer.asked(NAME, type_.name) == 3
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("lasting", "reason", "words"),
+    [
+        (SERVFAIL, ResolutionFailure.SERVER_FAILURE, "answered with SERVFAIL"),
+        (REFUSED, ResolutionFailure.SERVER_FAILURE, "answered with REFUSED"),
+        (says(dns.rcode.NOTIMP), ResolutionFailure.SERVER_FAILURE, "answered with NOTIMP"),
+        (silence, ResolutionFailure.TIMEOUT, "gave no answer within 0.05 s"),
+        (garbage, ResolutionFailure.TIMEOUT, "gave no answer within 0.05 s"),
+        (truncated_then_garbage, ResolutionFailure.SERVER_FAILURE, "answered with nonsense"),
+    ],
+)
+async def test_what_lasts_is_told_with_the_server(
+    type_: RecordType, lasting: Behaviour, reason: ResolutionFailure, words: str
+) -> None:
+    async with dns_peer() as peer:
+        peer.always(NAME, lasting, type_.name)
+        error = await failure(client_of(peer.server), type_)
+        assert error.reason is reason
+        assert str(error).startswith(f"127.0.0.1:{peer.port} ")
+        assert words in str(error)
+
+
+async def test_the_next_server_is_asked_when_one_fails() -> None:
+    async with dns_peer() as first, dns_peer() as second:
+        first.always(NAME, SERVFAIL, "TXT")
+        second.add(NAME, "TXT", '"x"')
+        answer = await client_of(first.server, second.server).lookup(NAME, RecordType.TXT)
+        assert texts(answer) == {b"x"}
+        assert answer.server == f"127.0.0.1:{second.port}"
+
+
+async def test_a_large_answer_comes_over_tcp() -> None:
+    """RULES §3: "TCP fallback for large answers" (RFC 7766 §5)."""
+    async with dns_peer() as peer:
+        values = [f'"{number:0250}"' for number in range(200)]
+        peer.add(NAME, "TXT", *values)
+        peer.script(NAME, "TXT", truncated)
+        answer = await client_of(peer.server, attempt_timeout=2).lookup(NAME, RecordType.TXT)
+        assert len(answer.records) == 200
+        assert [question.transport for question in peer.questions] == ["udp", "tcp"]
+
+
+async def test_aliases_within_an_answer_and_out_of_it() -> None:
+    async with dns_peer() as peer:
+        peer.add(NAME, "CNAME", "a.validation.internal.")
+        peer.add("a.validation.internal", "CNAME", "b.validation.internal.")
+        peer.add("b.validation.internal", "TXT", '"x"')
+        answer = await client_of(peer.server).lookup(NAME, RecordType.TXT)
+        assert answer.aliases == ("a.validation.internal", "b.validation.internal")
+        assert texts(answer) == {b"x"}
+        assert len(peer.questions) == 1
+        peer.script(NAME, "TXT", holds("CNAME", "a.validation.internal."))
+        answer = await client_of(peer.server).lookup(NAME, RecordType.TXT)
+        assert answer.aliases == ("a.validation.internal", "b.validation.internal")
+        assert texts(answer) == {b"x"}
+
+
+async def test_an_alias_of_what_has_no_record_is_asked_for_and_has_none() -> None:
+    async with dns_peer() as peer:
+        peer.add(NAME, "CNAME", "a.validation.internal.")
+        peer.add("a.validation.internal", "A", "10.0.0.5")
+        answer = await client_of(peer.server).lookup(NAME, RecordType.TXT)
+        assert (answer.exists, answer.records, answer.aliases) == (True, (), ("a.validation.internal",))
+
+
+@pytest.mark.parametrize("length", [1, 2, 30])
+async def test_aliases_in_a_ring_or_a_long_row_are_a_failure(length: int) -> None:
+    async with dns_peer() as peer:
+        names = [NAME, *(f"a{number}.corp.internal" for number in range(1, length))]
+        for name, following in zip(names, [*names[1:], NAME], strict=True):
+            peer.add(name, "CNAME", following + ".")
+        error = await failure(client_of(peer.server), RecordType.CAA)
+        assert error.reason is ResolutionFailure.SERVER_FAILURE
+
+
+async def test_aliases_asked_for_one_by_one_are_bounded() -> None:
+    async with dns_peer() as peer:
+        peer.always(NAME, holds("CNAME", "a0.corp.internal."), "TXT")
+        for number in range(40):
+            peer.always(f"a{number}.corp.internal", holds("CNAME", f"a{number + 1}.corp.internal."), "TXT")
+        error = await failure(client_of(peer.server), RecordType.TXT)
+        assert "aliases (CNAME)" in str(error)
+        assert len(peer.questions) == 8
+
+
+async def test_a_record_at_a_name_that_does_not_exist_is_nonsense() -> None:
+    def contradictory(peer: object, query: dns.message.Message, transport: str) -> list[bytes]:
+        response = dns.message.from_wire(holds("TXT", '"x"')(peer, query, transport)[0])  # type: ignore[arg-type]  # unused
+        response.set_rcode(dns.rcode.NXDOMAIN)
+        return [response.to_wire()]
+
+    async with dns_peer() as peer:
+        peer.always(NAME, contradictory, "TXT")
+        assert "nonsense" in str(await failure(client_of(peer.server), RecordType.TXT))
+
+
+async def test_many_lookups_at_once() -> None:
+    async with dns_peer() as peer:
+        for number in range(50):
+            peer.add(f"n{number}.corp.internal", "TXT", f'"{number}"')
+        client = client_of(peer.server, attempt_timeout=2)
+        answers = await asyncio.gather(*(client.lookup(f"n{n}.corp.internal", RecordType.TXT) for n in range(50)))
+        assert [texts(answer) for answer in answers] == [{str(number).encode()} for number in range(50)]
+
+
+@pytest.mark.parametrize("name", ["x" * 254, ".".join(["abcdefg"] * 32)])
+async def test_what_cannot_be_a_name_is_the_callers_mistake(name: str) -> None:
+    async with dns_peer() as peer:
+        with pytest.raises(ValueError, match="253 characters"):
+            await client_of(peer.server).lookup(name, RecordType.TXT)
+        assert peer.questions == []
+
+
+async def test_the_longest_name_can_be_asked_for() -> None:
+    async with dns_peer() as peer:
+        name = ".".join(["x" * 63] * 3 + ["y" * 61])
+        assert len(name) == 253
+        assert not (await client_of(peer.server).lookup(name, RecordType.CAA)).exists
