@@ -23,6 +23,10 @@ class IssuerNotValidError(IssuanceError):
     """The issuer's own certificate is not valid at the time: it has ended, or the clock is wrong."""
 
 
+class ValidityError(IssuanceError):
+    """A notBefore or notAfter that was asked for and cannot be given. The text names it and the bound, for the client."""
+
+
 class LintError(PkiError):
     """What was about to be signed has findings, so it was not signed."""
 

@@ -25,7 +25,10 @@ CRL_DISTRIBUTION_POINTS: Final = "2.5.29.31"
 AUTHORITY_KEY_IDENTIFIER: Final = "2.5.29.35"
 EXTENDED_KEY_USAGE: Final = "2.5.29.37"
 AUTHORITY_INFORMATION_ACCESS: Final = "1.3.6.1.5.5.7.1.1"
+TLS_FEATURE: Final = "1.3.6.1.5.5.7.1.24"
 OCSP_NO_CHECK: Final = "1.3.6.1.5.5.7.48.1.5"
+
+_STATUS_REQUEST: Final = 5  # the TLS extension by which a server staples (RFC 6066 §8)
 
 _OCSP: Final = der.oid("1.3.6.1.5.5.7.48.1")
 _CA_ISSUERS: Final = der.oid("1.3.6.1.5.5.7.48.2")
@@ -124,6 +127,11 @@ def crl_distribution_points(url: str) -> bytes:
     """§4.2.1.13: "The extension SHOULD be non-critical"; one point with one URI, no reasons and no cRLIssuer."""
     name = der.encode(_DISTRIBUTION_POINT, der.encode(_FULL_NAME, _uri(url)))
     return encode_extension(CRL_DISTRIBUTION_POINTS, der.sequence(der.sequence(name)))
+
+
+def tls_feature() -> bytes:
+    """RFC 7633 §4, §6: the one feature status_request ("must staple"); not critical, for a client that does not know it."""
+    return encode_extension(TLS_FEATURE, der.sequence(der.integer(_STATUS_REQUEST)))
 
 
 def ocsp_no_check() -> bytes:

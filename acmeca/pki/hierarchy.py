@@ -13,11 +13,11 @@ from acmeca.pki.errors import LintError, PkiError
 from acmeca.pki.extensions import KeyUsage
 from acmeca.pki.issuer import Issuer
 from acmeca.pki.lint_ca import CaRequest, lint_ca_certificate
-from acmeca.pki.lint_case import last_second
 from acmeca.pki.names import build_distinguished_name
 from acmeca.pki.spki import encode_public_key
 from acmeca.pki.tbs import build_tbs
 from acmeca.pki.throwaway import sign_copy
+from acmeca.pki.validity import last_second
 
 _MAX_NAME: Final = 64  # characters; RFC 5280 appendix A.1, ub-common-name and ub-organization-name
 

@@ -12,7 +12,7 @@ parser and compared with what was asked for (`lint.py`), so the encoder is judge
 import hashlib
 import ipaddress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Final, Never
 
@@ -20,15 +20,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from acmeca.pki import extensions, signing
-from acmeca.pki.errors import IssuanceError, IssuerNotValidError, LintError, PkiError
+from acmeca.pki.errors import IssuanceError, LintError, PkiError
 from acmeca.pki.issuer import Issuer
 from acmeca.pki.lint import lint_certificate
-from acmeca.pki.lint_case import last_second, unreadable
-from acmeca.pki.names import build_distinguished_name, permitted_by
+from acmeca.pki.lint_case import unreadable
+from acmeca.pki.names import Subject, permitted_by
 from acmeca.pki.spki import encode_public_key, parse_public_key
 from acmeca.pki.tbs import build_tbs, parse_tbs
-from acmeca.pki.template import Template
+from acmeca.pki.template import SERVER_AUTH, Template
 from acmeca.pki.throwaway import sign_copy
+from acmeca.pki.validity import choose_validity
 
 __all__ = ["Prepared", "Template", "prepare", "random_serial", "restore", "sign"]
 
@@ -40,13 +41,19 @@ _MAKER: Final = object()  # only this module holds it; the way into `Prepared`
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What was asked for, as far as it can be compared with a certificate."""
+    """What was asked for, as far as it can be compared with a certificate. A time is None where the template decides."""
 
     issuer: Issuer
     template: Template
     dns_names: tuple[str, ...]
     ip_addresses: tuple[str, ...]
     spki_der: bytes
+    not_before: datetime | None
+    not_after: datetime | None
+
+    @property
+    def subject(self) -> Subject:
+        return self.template.subject(self.dns_names)
 
 
 class Prepared:
@@ -140,23 +147,26 @@ def prepare(
     public_key: signing.PublicKey,
     serial: int,
     now: datetime,
+    not_before: datetime | None = None,
+    not_after: datetime | None = None,
 ) -> Prepared:
     """Build the bytes of a certificate and lint them.
 
     1. The names are text of their kind, at least one (none for an OCSP responder), within the issuer's name constraints.
-    2. The public key is not the issuer's. 3. The validity lies within the issuer's. 4. Build. 5. Lint a signed copy.
+    2. The public key is not the issuer's. 3. The validity is the template's, or what is asked for instead. 4. Build. 5. Lint a
+    signed copy.
 
-    `dns_names` and `ip_addresses` are canonical, in the order in which they will stand; `now` is in UTC, and its fraction
-    of a second is cut off. The caller has asked `policy` about names and key, and has a serial never used before
-    (`random_serial`); it records `serial` and `tbs` before it calls `sign`. Raises `IssuanceError` for what was asked,
-    `LintError` for what was built.
+    `dns_names` and `ip_addresses` are canonical, in the order in which they will stand; `now`, `not_before` and `not_after` are
+    in UTC, and the fraction of a second of `now` is cut off. The caller has asked `policy` about names and key, and has a serial
+    never used before (`random_serial`); it records `serial` and `tbs` before it calls `sign`. Raises `IssuanceError` for what was
+    asked (`ValidityError` for its times), `LintError` for what was built.
     """
     spki_der = encode_public_key(public_key)
-    request = _Request(issuer, template, dns_names, ip_addresses, spki_der)
+    request = _Request(issuer, template, dns_names, ip_addresses, spki_der, not_before, not_after)
     # Steps 1 and 2
     _check_request(request)
     # Step 3
-    not_before, not_after = _validity(issuer, template, now)
+    validity = choose_validity(template, issuer, now=now, not_before=not_before, not_after=not_after)
     if serial <= 0:  # a lint says so too, but the library's parser is about to refuse such certificates altogether
         raise IssuanceError(f"the serial is {serial}; it has to be positive")
     # Step 4
@@ -164,9 +174,9 @@ def prepare(
         serial=serial,
         signature_algorithm_der=issuer.signature_algorithm_der,
         issuer_der=issuer.subject_der,
-        not_before=not_before,
-        not_after=not_after,
-        subject_der=build_distinguished_name(common_name=template.subject_common_name),
+        not_before=validity.not_before,
+        not_after=validity.not_after,
+        subject_der=request.subject.der,
         spki_der=spki_der,
         extensions=b"".join(
             (
@@ -177,7 +187,7 @@ def prepare(
                 else extensions.subject_alt_name(
                     dns_names=dns_names,
                     ip_addresses=ip_addresses,
-                    critical=template.subject_common_name is None,  # RFC 5280 §4.1.2.6
+                    critical=request.subject.is_empty,  # RFC 5280 §4.1.2.6
                 ),
             )
         ),
@@ -194,22 +204,25 @@ def restore(
     dns_names: tuple[str, ...],
     ip_addresses: tuple[str, ...],
     spki_sha256: bytes | None = None,
+    not_before: datetime | None = None,
+    not_after: datetime | None = None,
 ) -> Prepared:
     """Bring back what was recorded before a crash, so that it can be signed after all.
 
-    The bytes are linted again, against the names that the store kept beside them (in any order), the SHA-256 of the key's
-    SubjectPublicKeyInfo where it kept that too, and the template of today. The caller makes sure that no certificate of
-    this serial has been signed, and that the time of asking still fits.
+    The bytes are linted again, against the names that were ordered (in their order where a common name is taken from them, else
+    in any), the template that they were made from, the SHA-256 of the key's SubjectPublicKeyInfo and the notBefore where the
+    store kept these beside them, and the notAfter where one was asked for. The caller makes sure that no certificate of this
+    serial has been signed, and that the time of asking still fits.
 
-    Raises `LintError` for bytes that are not what was asked for, also where the template has changed since, and
-    `IssuanceError` for what this issuer would not certify today.
+    Raises `LintError` for bytes that are not what was asked for, and `IssuanceError` for what this issuer would not certify
+    today.
     """
     try:
         spki_der = parse_tbs(tbs).spki_der
         parse_public_key(spki_der)
     except PkiError as error:
         raise LintError(unreadable(error)) from None
-    request = _Request(issuer, template, dns_names, ip_addresses, spki_der)
+    request = _Request(issuer, template, dns_names, ip_addresses, spki_der, not_before, not_after)
     _check_request(request)
     if spki_sha256 is not None and hashlib.sha256(spki_der).digest() != spki_sha256:
         raise IssuanceError("the recorded certificate holds another key than was recorded with it")
@@ -255,7 +268,7 @@ def _check_request(request: _Request) -> None:
         issuer.certificate,
         request.dns_names,
         request.ip_addresses,
-        has_subject=template.subject_common_name is not None,
+        has_subject=not request.subject.is_empty,
     )
     if reasons:
         raise IssuanceError("; ".join(reasons))
@@ -274,25 +287,12 @@ def _check_address(text: str) -> None:
         raise IssuanceError(f"the address {text} is written {canonical}")
 
 
-def _validity(issuer: Issuer, template: Template, now: datetime) -> tuple[datetime, datetime]:
-    """The first and the last second, both inclusive (RFC 5280 §4.1.2.5), cut to the issuer's own."""
-    if now.utcoffset() != timedelta():
-        raise IssuanceError("now has to be in UTC")
-    now = now.replace(microsecond=0)
-    if not issuer.not_before <= now <= issuer.not_after:
-        raise IssuerNotValidError(
-            f"the issuer {issuer.id} is valid from {issuer.not_before} to {issuer.not_after}, and now it is {now}"
-        )
-    not_before = max(now - template.backdate, issuer.not_before)
-    return not_before, last_second(not_before, template.lifetime, issuer)
-
-
 @lru_cache(maxsize=256)
 def _constant_extensions(issuer: Issuer, template: Template, *, rsa_key: bool) -> bytes:
     """The extensions that are the same in every certificate of an issuer, a template and a type of key."""
     usage = [extensions.KeyUsage.DIGITAL_SIGNATURE]
-    if rsa_key and not template.ocsp_responder:
-        usage.append(extensions.KeyUsage.KEY_ENCIPHERMENT)  # NSS asks for it in RSA certificates
+    if rsa_key and SERVER_AUTH in template.extended_key_usages:
+        usage.append(extensions.KeyUsage.KEY_ENCIPHERMENT)  # NSS asks for it in a server's RSA certificate
     parts = [
         extensions.basic_constraints(ca=False),
         extensions.key_usage(*usage),
@@ -302,6 +302,7 @@ def _constant_extensions(issuer: Issuer, template: Template, *, rsa_key: bool) -
             ocsp_url=None if template.ocsp_responder else issuer.ocsp_url, issuer_url=issuer.issuer_url
         ),
         extensions.ocsp_no_check() if template.ocsp_responder else extensions.crl_distribution_points(issuer.crl_url),
+        extensions.tls_feature() if template.must_staple else b"",
     ]
     return b"".join(parts)
 
@@ -318,6 +319,8 @@ def _lint(request: _Request, tbs: bytes) -> Prepared:
         dns_names=request.dns_names,
         ip_addresses=request.ip_addresses,
         spki_der=request.spki_der,
+        not_before=request.not_before,
+        not_after=request.not_after,
     )
     if findings:
         raise LintError(findings)

@@ -10,24 +10,26 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
-from acmeca.pki import extensions
+from acmeca.pki import der, extensions
 from acmeca.pki.errors import PkiError
 from acmeca.pki.findings import Finding, Severity
 from acmeca.pki.issuer import Issuer
 from acmeca.pki.lint_case import COMMON_LINTS, Case, Lint, differs, key_usage_value, run_lints, take_apart, unreadable
 from acmeca.pki.names import permitted_by
-from acmeca.pki.template import Template
+from acmeca.pki.template import SERVER_AUTH, Template
 
 __all__ = ["Finding", "Severity", "expected_criticality", "lint_certificate"]
 
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME: Final = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)*{_LABEL}")
 _MAX_DNS_NAME: Final = 253
+_SECOND: Final = timedelta(seconds=1)
 _RSA_ENCRYPTION: Final = "1.2.840.113549.1.1.1"
 _SIGNATURE_KEY_USAGE: Final = key_usage_value("digital_signature")
 _RSA_KEY_USAGE: Final = key_usage_value("digital_signature", "key_encipherment")
@@ -41,6 +43,7 @@ class LeafCase(Case):
     template: Template
     dns_names: Sequence[str]
     ip_addresses: Sequence[str]
+    not_before: datetime | None
 
     @property
     def names(self) -> tuple[x509.GeneralName, ...]:
@@ -59,10 +62,13 @@ def lint_certificate(
     dns_names: Sequence[str],
     ip_addresses: Sequence[str],
     spki_der: bytes,
+    not_before: datetime | None = None,
+    not_after: datetime | None = None,
 ) -> tuple[Finding, ...]:
     """What is wrong with an end-entity certificate, or with its copy signed by a throwaway key: the signature is not looked at.
 
-    `dns_names` and `ip_addresses` are the canonical names asked for, `spki_der` the key's SubjectPublicKeyInfo.
+    `dns_names` and `ip_addresses` are the canonical names asked for, in their order, `spki_der` the key's SubjectPublicKeyInfo,
+    `not_before` and `not_after` the times asked for, None where the template decides.
     """
     try:
         tbs, found = take_apart(certificate)
@@ -78,17 +84,19 @@ def lint_certificate(
         authority_key_identifier=issuer.key_identifier,
         spki_der=spki_der,
         lifetime=template.lifetime,
-        expected_extensions=expected_criticality(template),
+        expected_extensions=expected_criticality(template, has_subject=not template.subject(dns_names).is_empty),
+        not_after=not_after,
         signer=issuer,
         template=template,
         dns_names=dns_names,
         ip_addresses=ip_addresses,
+        not_before=not_before,
     )
     return run_lints(case, COMMON_LINTS, LEAF_LINTS)
 
 
-def expected_criticality(template: Template) -> dict[str, bool]:
-    """Which extensions a certificate of this template has, and which of them are critical."""
+def expected_criticality(template: Template, *, has_subject: bool) -> dict[str, bool]:
+    """Which extensions a certificate of this template has, and which of them are critical; with a subject or without."""
     expected = {
         extensions.BASIC_CONSTRAINTS: True,
         extensions.KEY_USAGE: True,
@@ -102,17 +110,46 @@ def expected_criticality(template: Template) -> dict[str, bool]:
         expected[extensions.OCSP_NO_CHECK] = False
     else:
         # RFC 5280 §4.1.2.6: with an empty subject "the subjectAltName extension MUST be marked as critical"
-        expected[extensions.SUBJECT_ALT_NAME] = template.subject_common_name is None
+        expected[extensions.SUBJECT_ALT_NAME] = not has_subject
         expected[extensions.CRL_DISTRIBUTION_POINTS] = False
+    if template.must_staple:
+        expected[extensions.TLS_FEATURE] = False
     return expected
 
 
 def _subject(case: LeafCase) -> str | None:
-    name = case.template.subject_common_name
-    expected = x509.Name([] if name is None else [x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    if case.certificate.subject == expected:
+    wanted = case.template.subject(case.dns_names)
+    parts = (
+        (NameOID.ORGANIZATION_NAME, wanted.organization),
+        (NameOID.ORGANIZATIONAL_UNIT_NAME, wanted.organizational_unit),
+        (NameOID.COMMON_NAME, wanted.common_name),
+    )
+    expected = x509.Name([x509.NameAttribute(oid, text) for oid, text in parts if text is not None])
+    # Byte for byte: two Names of the library are equal in whatever type of string they stand.
+    if case.tbs.subject_der == expected.public_bytes():
         return None
     return f"the subject is {case.certificate.subject.rfc4514_string()!r}; expected {expected.rfc4514_string()!r}"
+
+
+def _common_name(case: LeafCase) -> str | None:
+    # Read from the certificate alone, whatever was asked for: clients that look at the common name take it for a name.
+    names = {name.value for name in case.names if isinstance(name, x509.DNSName)}
+    for attribute in case.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
+        if case.template.subject_common_name is None and attribute.value not in names:
+            return "the common name is none of the host names"
+    return None
+
+
+def _not_before(case: LeafCase) -> str | None:
+    got = case.certificate.not_valid_before_utc
+    if case.not_before is None or got == case.not_before:
+        return None
+    return f"notBefore is {got}; expected {case.not_before}"
+
+
+def _longest_lifetime(case: LeafCase) -> str | None:
+    got = case.certificate.not_valid_after_utc - case.certificate.not_valid_before_utc + _SECOND
+    return None if got <= case.template.longest else f"it lives for {got}; the longest is {case.template.longest}"
 
 
 def _basic_constraints(case: LeafCase) -> str | None:
@@ -122,9 +159,9 @@ def _basic_constraints(case: LeafCase) -> str | None:
 
 
 def _key_usage(case: LeafCase) -> str | None:
-    # §4.2.1.3; NSS asks for keyEncipherment beside digitalSignature in an RSA certificate, ECDSA has no use for it.
+    # §4.2.1.3; NSS asks for keyEncipherment beside digitalSignature in a server's RSA certificate, ECDSA has no use for it.
     rsa = case.certificate.public_key_algorithm_oid.dotted_string == _RSA_ENCRYPTION
-    expected = _RSA_KEY_USAGE if rsa and not case.template.ocsp_responder else _SIGNATURE_KEY_USAGE
+    expected = _RSA_KEY_USAGE if rsa and SERVER_AUTH in case.template.extended_key_usages else _SIGNATURE_KEY_USAGE
     return "the key usage is not that of its kind" if differs(case, extensions.KEY_USAGE, expected) else None
 
 
@@ -171,7 +208,7 @@ def _name_constraints(case: LeafCase) -> str | None:
             case.signer.certificate,
             case.dns_names,
             case.ip_addresses,
-            has_subject=case.template.subject_common_name is not None,
+            has_subject=case.tbs.subject_der != der.sequence(),
         )
     except ValueError as error:
         return str(error)
@@ -197,6 +234,12 @@ def _crl_distribution_points(case: LeafCase) -> str | None:
     return None
 
 
+def _tls_feature(case: LeafCase) -> str | None:
+    if differs(case, extensions.TLS_FEATURE, x509.TLSFeature([x509.TLSFeatureType.status_request])):
+        return "the TLS features are not status_request alone"
+    return None
+
+
 def _url_scheme(case: LeafCase) -> str | None:
     # §4.2.1.13, §8: over https a verifier would need a verified certificate to verify a certificate.
     for url in (case.signer.ocsp_url, case.signer.crl_url, case.signer.issuer_url):
@@ -207,6 +250,9 @@ def _url_scheme(case: LeafCase) -> str | None:
 
 LEAF_LINTS: Final[tuple[Lint[LeafCase], ...]] = (
     Lint("e_subject", "RFC 5280 §4.1.2.6", _subject),
+    Lint("e_common_name", "RFC 8555 §7.4", _common_name),
+    Lint("e_not_before", "RFC 8555 §7.4", _not_before),
+    Lint("e_longest_lifetime", "the template", _longest_lifetime),
     Lint("e_basic_constraints", "RFC 5280 §4.2.1.9", _basic_constraints),
     Lint("e_key_usage", "RFC 5280 §4.2.1.3", _key_usage),
     Lint("e_extended_key_usage", "RFC 5280 §4.2.1.12", _extended_key_usage),
@@ -217,6 +263,7 @@ LEAF_LINTS: Final[tuple[Lint[LeafCase], ...]] = (
     Lint("e_name_constraints", "RFC 5280 §4.2.1.10", _name_constraints),
     Lint("e_authority_information_access", "RFC 5280 §4.2.2.1", _authority_information_access),
     Lint("e_crl_distribution_points", "RFC 5280 §4.2.1.13", _crl_distribution_points),
+    Lint("e_tls_feature", "RFC 7633 §4", _tls_feature),
     Lint("e_url_not_http", "RFC 5280 §4.2.1.13", _url_scheme),
 )
 

@@ -6,6 +6,7 @@ Rule 2: a constraint that cannot be read forbids everything, marked critical or 
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Final, TypeAlias
 
@@ -20,15 +21,44 @@ _Address: TypeAlias = IPv4Address | IPv6Address
 
 _COMMON_NAME: Final = der.oid("2.5.4.3")
 _ORGANIZATION: Final = der.oid("2.5.4.10")
+_ORGANIZATIONAL_UNIT: Final = der.oid("2.5.4.11")
 
 
-def build_distinguished_name(*, organization: str | None = None, common_name: str | None = None) -> bytes:
-    """The DER of a Name with these parts, O before CN; an empty one without them.
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a subject says; None is left out, and without any part it is empty."""
+
+    organization: str | None = None
+    organizational_unit: str | None = None
+    common_name: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.organization is None and self.organizational_unit is None and self.common_name is None
+
+    @property
+    def der(self) -> bytes:
+        """The Name."""
+        return build_distinguished_name(
+            organization=self.organization,
+            organizational_unit=self.organizational_unit,
+            common_name=self.common_name,
+        )
+
+
+def build_distinguished_name(
+    *, organization: str | None = None, organizational_unit: str | None = None, common_name: str | None = None
+) -> bytes:
+    """The DER of a Name with these parts, O before OU before CN; an empty one without them.
 
     dehydrated cannot match a preferred chain when the CN comes first. §4.1.2.4: "CAs MUST use either PrintableString or
     UTF8String"; it is UTF8String.
     """
-    parts = ((_ORGANIZATION, organization), (_COMMON_NAME, common_name))
+    parts = (
+        (_ORGANIZATION, organization),
+        (_ORGANIZATIONAL_UNIT, organizational_unit),
+        (_COMMON_NAME, common_name),
+    )
     return der.sequence(
         *(
             der.set_(der.sequence(oid, der.encode(der.UTF8_STRING, text.encode("utf-8"))))

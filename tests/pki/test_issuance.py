@@ -21,10 +21,12 @@ from acmeca.pki.errors import IssuanceError, LintError, PkiError, SignatureMisma
 from acmeca.pki.issuance import Prepared, prepare, random_serial, restore, sign
 from acmeca.pki.issuer import Issuer
 from acmeca.pki.lint_case import key_usage_value
-from acmeca.pki.template import ANY_EXTENDED_KEY_USAGE, OCSP_SIGNING, SERVER_AUTH, Template
+from acmeca.pki.template import ANY_EXTENDED_KEY_USAGE, CLIENT_AUTH, OCSP_SIGNING, SERVER_AUTH, Template
 from tests.support import csrs
 from tests.support.authorities import (
     ADDRESSES,
+    CLIENT,
+    FULL,
     NAMED,
     NAMES,
     NOW,
@@ -51,6 +53,8 @@ def make(
     public_key: signing.PublicKey | None = None,
     number: int | None = None,
     now: datetime = NOW,
+    not_before: datetime | None = None,
+    not_after: datetime | None = None,
 ) -> Prepared:
     return prepare(
         issuer=intermediate().issuer if issuer is None else issuer,
@@ -60,6 +64,8 @@ def make(
         public_key=shared_key().public_key() if public_key is None else public_key,
         serial=serial() if number is None else number,
         now=now,
+        not_before=not_before,
+        not_after=not_after,
     )
 
 
@@ -99,8 +105,14 @@ def test_issues_for_every_kind_of_key(kind: str, issuer_kind: str) -> None:
 def library_tbs(template: Template, kind: str, issuer: Issuer, key: signing.PrivateKey) -> bytes:
     """The same certificate by cryptography's builder, with the extensions in acmeca's order."""
     responder = template.ocsp_responder
-    subject = [] if template.subject_common_name is None else [(NameOID.COMMON_NAME, template.subject_common_name)]
-    usage = ["digital_signature", "key_encipherment"] if kind == "RSA" and not responder else ["digital_signature"]
+    parts = [
+        (NameOID.ORGANIZATION_NAME, template.organization),
+        (NameOID.ORGANIZATIONAL_UNIT_NAME, template.organizational_unit),
+        (NameOID.COMMON_NAME, NAMES[0] if template.common_name_from_names else template.subject_common_name),
+    ]
+    subject = [(oid, text) for oid, text in parts if text is not None]
+    enciphers = kind == "RSA" and SERVER_AUTH in template.extended_key_usages
+    usage = ["digital_signature", "key_encipherment"] if enciphers else ["digital_signature"]
     access = [] if responder else [(AuthorityInformationAccessOID.OCSP, issuer.ocsp_url)]
     access.append((AuthorityInformationAccessOID.CA_ISSUERS, issuer.issuer_url))
     point = x509.DistributionPoint([x509.UniformResourceIdentifier(issuer.crl_url)], None, None, None)
@@ -119,10 +131,11 @@ def library_tbs(template: Template, kind: str, issuer: Issuer, key: signing.Priv
             False,
         ),
         (x509.OCSPNoCheck() if responder else x509.CRLDistributionPoints([point]), False),
+        *([(x509.TLSFeature([x509.TLSFeatureType.status_request]), False)] if template.must_staple else []),
         (x509.SubjectKeyIdentifier(identifier), False),
     ]
     if not responder:
-        values.append((x509.SubjectAlternativeName(names), template.subject_common_name is None))
+        values.append((x509.SubjectAlternativeName(names), not subject))
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(oid, text) for oid, text in subject]))
@@ -152,7 +165,7 @@ def x509_bits(public_key: signing.PublicKey) -> bytes:
     return public_key.public_bytes(encoding.DER, form.PKCS1)
 
 
-@pytest.mark.parametrize("template", [SERVER, NAMED, RESPONDER], ids=lambda template: template.name)
+@pytest.mark.parametrize("template", [SERVER, NAMED, CLIENT, FULL, RESPONDER], ids=lambda template: template.name)
 @pytest.mark.parametrize("kind", KEY_KINDS)
 @pytest.mark.parametrize("issuer_kind", KEY_KINDS)
 def test_the_bytes_are_those_of_the_library(kind: str, issuer_kind: str, template: Template) -> None:
@@ -433,6 +446,12 @@ def test_lints_again() -> None:
         bring_back(tbs, dns_names=(*NAMES, "c.corp.internal"))
     with pytest.raises(LintError, match="e_issuer_name"):
         bring_back(tbs, issuer=intermediate("P-256", 1).issuer)
+    with pytest.raises(LintError, match="e_not_before"):
+        bring_back(tbs, not_before=NOW)
+    with pytest.raises(LintError, match="e_validity_length"):
+        bring_back(tbs, not_after=NOW + timedelta(days=1))
+    with pytest.raises(LintError, match="e_subject"):
+        bring_back(make(template=FULL).tbs, template=FULL, dns_names=NAMES[::-1])
     with pytest.raises(IssuanceError, match="at least one name"):
         bring_back(tbs, dns_names=(), ip_addresses=())
     with pytest.raises(IssuanceError, match="another key"):
@@ -510,6 +529,8 @@ def test_serials_want_enough_entropy(length: int) -> None:
         ({"lifetime": timedelta()}, "lifetime"),
         ({"lifetime": timedelta(minutes=5)}, "lifetime"),
         ({"lifetime": timedelta(days=1, microseconds=1)}, "lifetime"),
+        ({"maximum_lifetime": timedelta(days=89)}, "maximum_lifetime"),
+        ({"maximum_lifetime": timedelta(days=91, microseconds=1)}, "maximum_lifetime"),
         ({"backdate": timedelta(hours=1, seconds=1)}, "backdate"),
         ({"backdate": timedelta(seconds=-1)}, "backdate"),
         ({"backdate": timedelta(microseconds=1)}, "backdate"),
@@ -528,6 +549,11 @@ def test_serials_want_enough_entropy(length: int) -> None:
         ({"subject_common_name": "x" * 65}, "1 to 64"),
         ({"subject_common_name": "a\0b"}, "1 to 64"),
         ({"subject_common_name": "\ud800"}, "1 to 64"),
+        ({"subject_common_name": "x", "common_name_from_names": True}, "not both"),
+        ({"organization": ""}, "organization has to be 1 to 64"),
+        ({"organization": "x" * 65}, "organization has to be 1 to 64"),
+        ({"organizational_unit": "a\nb"}, "organizational_unit has to be 1 to 64"),
+        ({"must_staple": True, "extended_key_usages": (CLIENT_AUTH,)}, "for TLS servers"),
     ],
 )
 def test_harmful_templates_cannot_be_made(changes: dict[str, object], message: str) -> None:
@@ -539,3 +565,44 @@ def test_the_longest_backdate() -> None:
     """RULES §4: "backdated at most an hour"."""
     template = replace(SERVER, backdate=timedelta(hours=1))
     assert make(template=template).not_before == NOW - timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("dns_names", "common_name"),
+    [
+        (("a.test", "b.test"), "a.test"),
+        (("b.test", "a.test"), "b.test"),
+        (("x" * 60 + ".test", "b.test"), "b.test"),
+        (("x" * 59 + ".test",), "x" * 59 + ".test"),
+        (("x" * 60 + ".test",), None),
+        (("*.b.test",), "*.b.test"),
+        ((), None),
+    ],
+)
+def test_the_common_name_is_the_first_name_that_fits(dns_names: tuple[str, ...], common_name: str | None) -> None:
+    """RFC 5280 appendix A.1: a common name has at most 64 characters; and an address is none."""
+    subject = replace(SERVER, common_name_from_names=True).subject(dns_names)
+    assert (subject.common_name, subject.is_empty) == (common_name, common_name is None)
+
+
+@pytest.mark.parametrize("template", [SERVER, CLIENT, FULL], ids=lambda template: template.name)
+def test_without_a_subject_the_names_are_critical(template: Template) -> None:
+    """RFC 5280 §4.1.2.6: critical if and only if the subject is empty, also where only the names decide that."""
+    template = replace(template, organization=None, organizational_unit=None)
+    for dns_names in (NAMES, ()):
+        prepared = make(template=template, dns_names=dns_names)
+        certificate = x509.load_der_x509_certificate(sign(prepared, intermediate().key))
+        san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        assert san.critical is (len(list(certificate.subject)) == 0)
+
+
+def test_constraints_on_directory_names_stop_a_subject() -> None:
+    """RFC 5280 §4.2.1.10: they "apply to the subject field in the certificate (when the certificate includes a non-empty
+    subject field)".
+    """
+    name = x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Example")]))
+    issuer = constrained(x509.NameConstraints([name], None))
+    make(issuer=issuer)
+    with pytest.raises(IssuanceError, match="directory names"):
+        make(issuer=issuer, template=FULL)
+    make(issuer=issuer, template=replace(FULL, organization=None, organizational_unit=None), dns_names=())

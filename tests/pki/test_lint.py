@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from acmeca.pki import der, extensions, signing
 from acmeca.pki.extensions import KeyUsage
@@ -14,10 +17,12 @@ from acmeca.pki.issuer import Issuer
 from acmeca.pki.lint import LEAF_LINTS, lint_certificate
 from acmeca.pki.lint_case import COMMON_LINTS
 from acmeca.pki.names import build_distinguished_name
-from acmeca.pki.template import Template
+from acmeca.pki.template import CLIENT_AUTH, SERVER_AUTH, Template
 from tests.support import csrs
 from tests.support.authorities import (
     ADDRESSES,
+    CLIENT,
+    FULL,
     NAMED,
     NAMES,
     NOW,
@@ -40,6 +45,8 @@ def lint(
     dns_names: tuple[str, ...] = NAMES,
     ip_addresses: tuple[str, ...] = ADDRESSES,
     spki_der: bytes | None = None,
+    not_before: datetime | None = None,
+    not_after: datetime | None = None,
 ) -> tuple[Finding, ...]:
     return lint_certificate(
         certificate,
@@ -48,6 +55,8 @@ def lint(
         dns_names=dns_names,
         ip_addresses=ip_addresses,
         spki_der=csrs.spki(shared_key()) if spki_der is None else spki_der,
+        not_before=not_before,
+        not_after=not_after,
     )
 
 
@@ -69,7 +78,7 @@ def test_a_good_certificate_has_no_findings(kind: str, issuer_kind: str) -> None
     assert lint(certificate, issuer=authority.issuer, spki_der=csrs.spki(shared_key(kind))) == ()
 
 
-@pytest.mark.parametrize("template", [NAMED, RESPONDER])
+@pytest.mark.parametrize("template", [NAMED, CLIENT, FULL, RESPONDER])
 def test_other_templates_have_no_findings(template: Template) -> None:
     names, addresses = ((), ()) if template.ocsp_responder else (NAMES, ADDRESSES)
     certificate = x509.load_der_x509_certificate(leaf(template))
@@ -78,7 +87,7 @@ def test_other_templates_have_no_findings(template: Template) -> None:
 
 def test_a_forgery_without_changes_has_no_findings() -> None:
     """Otherwise the tests below would prove nothing."""
-    for template in (SERVER, NAMED):
+    for template in (SERVER, NAMED, CLIENT, FULL):
         assert lint(Forgery.of(leaf(template)).certificate(), template=template) == ()
     assert lint(Forgery.of(leaf(RESPONDER)).certificate(), template=RESPONDER, dns_names=(), ip_addresses=()) == ()
 
@@ -144,6 +153,7 @@ GOOD_NAMES = (
 )
 NOT_BEFORE = NOW - SERVER.backdate
 NOT_AFTER = NOT_BEFORE + SERVER.lifetime - timedelta(seconds=1)
+SUBJECT = {"organization": FULL.organization, "organizational_unit": FULL.organizational_unit, "common_name": NAMES[0]}
 ISSUER = "http://pki.test/issuer/issuer.der"
 OCSP = "http://pki.test/ocsp/issuer"
 EVIL = "http://evil.test/"
@@ -171,21 +181,29 @@ VIOLATIONS = [
     Violation("no issuer", ("e_issuer_name",), fields(issuer=der.sequence())),
     Violation(
         "a year of 1949",
-        ("e_time_encoding", "e_validity_length", "e_validity_beyond_issuer"),
+        ("e_time_encoding", "e_validity_length", "e_validity_beyond_issuer", "e_longest_lifetime"),
         fields(not_before=der.encode(0x18, b"19490101000000Z")),
     ),
     Violation(
         "valid from before the issuer",
-        ("e_validity_length", "e_validity_beyond_issuer"),
+        ("e_validity_length", "e_validity_beyond_issuer", "e_longest_lifetime"),
         fields(not_before=der.time(intermediate().issuer.not_before - timedelta(seconds=1))),
     ),
     Violation(
         "valid after the issuer",
-        ("e_validity_length", "e_validity_beyond_issuer"),
+        ("e_validity_length", "e_validity_beyond_issuer", "e_longest_lifetime"),
         fields(not_after=der.time(intermediate().issuer.not_after + timedelta(seconds=1))),
     ),
     Violation(
-        "a second too long", ("e_validity_length",), fields(not_after=der.time(NOT_AFTER + timedelta(seconds=1)))
+        "a second too long",
+        ("e_validity_length", "e_longest_lifetime"),
+        fields(not_after=der.time(NOT_AFTER + timedelta(seconds=1))),
+    ),
+    Violation(
+        "as long as could have been asked for",
+        ("e_validity_length",),
+        fields(not_after=der.time(NOT_BEFORE + FULL.longest - timedelta(seconds=1))),
+        FULL,
     ),
     Violation(
         "a second too short", ("e_validity_length",), fields(not_after=der.time(NOT_AFTER - timedelta(seconds=1)))
@@ -278,7 +296,47 @@ VIOLATIONS = [
             ),
         ),
     ),
-    Violation("a subject", ("e_subject",), fields(subject=build_distinguished_name(common_name="a.corp.internal"))),
+    Violation(
+        "a subject",
+        ("e_subject",),
+        fields(subject=build_distinguished_name(common_name="a.corp.internal")),
+    ),
+    Violation(
+        "a common name that nobody asked for",
+        ("e_subject", "e_common_name"),
+        fields(subject=build_distinguished_name(common_name="evil.test")),
+    ),
+    *(
+        Violation(f"a subject without {part}", ("e_subject",), fields(subject=without), FULL)
+        for part in SUBJECT
+        for without in [build_distinguished_name(**(SUBJECT | {part: None}))]
+    ),
+    *(
+        Violation(f"another {part}", codes, fields(subject=other), FULL)
+        for part, codes in {
+            "organization": ("e_subject",),
+            "organizational_unit": ("e_subject",),
+            "common_name": ("e_subject", "e_common_name"),
+        }.items()
+        for other in [build_distinguished_name(**(SUBJECT | {part: "evil"}))]
+    ),
+    Violation(
+        "another of the names as common name",
+        ("e_subject",),
+        fields(subject=build_distinguished_name(**(SUBJECT | {"common_name": NAMES[1]}))),
+        FULL,
+    ),
+    Violation(
+        "a subject of another type of string",
+        ("e_subject",),
+        fields(
+            subject=x509.Name(
+                [x509.NameAttribute(NameOID.COMMON_NAME, "a.corp.internal", x509.name._ASN1Type.PrintableString)]
+            ).public_bytes()
+        ),
+        NAMED,
+    ),
+    Violation("no subject, where there is one", ("e_subject",), fields(subject=der.sequence()), FULL),
     Violation("no subject", ("e_subject",), fields(subject=der.sequence()), NAMED),
     Violation(
         "another common name",
@@ -354,6 +412,35 @@ VIOLATIONS = [
         ("e_crl_distribution_points",),
         put(extensions.CRL_DISTRIBUTION_POINTS, extensions.crl_distribution_points(EVIL)),
     ),
+    Violation("no must-staple", ("e_extension_missing",), drop(extensions.TLS_FEATURE), FULL),
+    Violation(
+        "must-staple that nobody asked for", ("e_extension_unexpected",), put("staple", extensions.tls_feature())
+    ),
+    Violation("a critical must-staple", ("e_extension_criticality",), flip(extensions.TLS_FEATURE), FULL),
+    *(
+        Violation(
+            f"the TLS features {numbers}",
+            ("e_tls_feature",),
+            put(
+                extensions.TLS_FEATURE,
+                extensions.encode_extension(extensions.TLS_FEATURE, der.sequence(*map(der.integer, numbers))),
+            ),
+            FULL,
+        )
+        for numbers in ((17,), (5, 17), (17, 5))
+    ),
+    Violation(
+        "keyEncipherment for a client",
+        ("e_key_usage",),
+        put(extensions.KEY_USAGE, extensions.key_usage(USAGE, KeyUsage.KEY_ENCIPHERMENT)),
+        CLIENT,
+    ),
+    Violation(
+        "a client that is a server",
+        ("e_extended_key_usage",),
+        put(extensions.EXTENDED_KEY_USAGE, extensions.extended_key_usage((SERVER_AUTH, CLIENT_AUTH))),
+        CLIENT,
+    ),
     Violation("a responder without nocheck", ("e_extension_missing",), drop(extensions.OCSP_NO_CHECK), RESPONDER),
     Violation(
         "a responder with a CRL",
@@ -380,7 +467,7 @@ VIOLATIONS = [
 ]
 
 # Lints whose violation is not in the certificate but in its issuer or in what was asked for; each has a test below.
-OTHERWISE = {"e_version", "e_issuer_not_ca", "e_name_constraints", "e_url_not_http"}
+OTHERWISE = {"e_version", "e_issuer_not_ca", "e_name_constraints", "e_not_before", "e_url_not_http"}
 
 
 @pytest.mark.filterwarnings("ignore:Parsed a serial number")  # the library warns too, and will refuse one day
@@ -501,6 +588,74 @@ def test_an_rsa_key_enciphers() -> None:
     assert lint(forgery.certificate(), spki_der=spki_der) == ()
     forgery.extensions[extensions.KEY_USAGE] = extensions.key_usage(USAGE)
     assert codes(lint(forgery.certificate(), spki_der=spki_der)) == ["e_key_usage"]
+
+
+def test_an_rsa_key_of_a_client_enciphers_nothing() -> None:
+    """RFC 5246 §7.4.6: a client signs; keyEncipherment is for a server's key, to which TLS 1.2 may encrypt."""
+    forgery = Forgery.of(issue(intermediate(), kind="RSA", template=CLIENT))
+    spki_der = csrs.spki(shared_key("RSA"))
+    assert lint(forgery.certificate(), template=CLIENT, spki_der=spki_der) == ()
+    forgery.extensions[extensions.KEY_USAGE] = extensions.key_usage(USAGE, KeyUsage.KEY_ENCIPHERMENT)
+    assert codes(lint(forgery.certificate(), template=CLIENT, spki_der=spki_der)) == ["e_key_usage"]
+
+
+ASKED_FROM, ASKED_UNTIL = NOW + timedelta(hours=1), NOW + timedelta(days=100)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, []),
+        ({"not_before": ASKED_FROM - timedelta(seconds=1)}, ["e_not_before"]),
+        ({"not_before": ASKED_FROM + timedelta(seconds=1)}, ["e_not_before"]),
+        ({"not_after": ASKED_UNTIL - timedelta(seconds=1)}, ["e_validity_length"]),
+        ({"not_after": ASKED_UNTIL + timedelta(seconds=1)}, ["e_validity_length"]),
+        ({"not_after": ASKED_FROM + FULL.longest}, ["e_validity_length", "e_longest_lifetime"]),
+    ],
+)
+def test_what_was_asked_for_is_there_to_the_second(change: dict[str, datetime], found: list[str]) -> None:
+    """RFC 8555 §7.4: "The server MUST return an error if it cannot fulfill the request as specified"."""
+    forgery = Forgery.of(issue(intermediate(), template=FULL, not_before=ASKED_FROM, not_after=ASKED_UNTIL))
+    for name, moment in change.items():
+        setattr(forgery, name, der.time(moment))
+    assert codes(lint(forgery.certificate(), template=FULL, not_before=ASKED_FROM, not_after=ASKED_UNTIL)) == found
+
+
+def test_a_certificate_longer_than_its_kind_may_be_is_found_also_where_it_was_asked_for() -> None:
+    """The lint does not trust what asks: the longest lifetime holds for what was asked for too."""
+    asked = NOT_BEFORE + FULL.longest
+    forgery = Forgery.of(leaf(FULL))
+    forgery.not_after = der.time(asked)
+    assert codes(lint(forgery.certificate(), template=FULL, not_after=asked)) == ["e_longest_lifetime"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(made=st.data())
+def test_whatever_differs_between_two_kinds_is_found(made: st.DataObject) -> None:
+    """A certificate made by one template has no finding under it, and under another exactly when their contents differ."""
+    templates = st.builds(
+        lambda usages, organization, unit, common_name, staple, lifetime: replace(
+            SERVER,
+            extended_key_usages=usages,
+            organization=organization,
+            organizational_unit=unit,
+            common_name_from_names=common_name,
+            must_staple=staple and SERVER_AUTH in usages,
+            lifetime=timedelta(days=lifetime),
+        ),
+        st.sampled_from([(SERVER_AUTH,), (CLIENT_AUTH,), (SERVER_AUTH, CLIENT_AUTH)]),
+        st.sampled_from([None, "Example GmbH"]),
+        st.sampled_from([None, "Köln"]),
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from([1, 90]),
+    )
+    one, other = made.draw(templates), made.draw(templates)
+    kind = made.draw(st.sampled_from(["P-256", "RSA"]))
+    certificate = x509.load_der_x509_certificate(issue(intermediate(), template=one, kind=kind))
+    spki_der = csrs.spki(shared_key(kind))
+    assert lint(certificate, template=one, spki_der=spki_der) == ()
+    assert (lint(certificate, template=other, spki_der=spki_der) == ()) is (one == other)
 
 
 def test_the_end_of_the_issuer_cuts_the_lifetime() -> None:

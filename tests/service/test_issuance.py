@@ -104,7 +104,7 @@ class TestRecordFirst:
         def too_long(not_before: Any, lifetime: timedelta, _: object) -> Any:
             return not_before + lifetime  # one second more than the profile allows
 
-        monkeypatch.setattr("acmeca.pki.issuance.last_second", too_long)
+        monkeypatch.setattr("acmeca.pki.validity.last_second", too_long)
         answer = (await client.finalize(order)).refused("serverInternal", 500)
         assert "our own checks" in answer.detail
         assert len(ca.site.issuer_key.signed) == signed

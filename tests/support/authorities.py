@@ -34,6 +34,16 @@ SERVER = Template(
     backdate=timedelta(minutes=5),
 )
 NAMED = replace(SERVER, name="named", subject_common_name="a.corp.internal")
+CLIENT = replace(SERVER, name="client", extended_key_usages=(CLIENT_AUTH,))
+FULL = replace(
+    SERVER,
+    name="full",
+    organization="Example GmbH",
+    organizational_unit="Köln",
+    common_name_from_names=True,
+    must_staple=True,
+    maximum_lifetime=timedelta(days=180),
+)
 RESPONDER = Template(
     name="responder",
     lifetime=timedelta(days=14),
@@ -116,6 +126,8 @@ def issue(
     ip_addresses: tuple[str, ...] = ADDRESSES,
     now: datetime = NOW,
     number: int = 1,
+    not_before: datetime | None = None,
+    not_after: datetime | None = None,
 ) -> bytes:
     """A leaf, DER."""
     prepared = prepare(
@@ -126,6 +138,8 @@ def issue(
         public_key=shared_key(kind).public_key(),
         serial=serial(number),
         now=now,
+        not_before=not_before,
+        not_after=not_after,
     )
     return sign(prepared, authority.key)
 
