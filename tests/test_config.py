@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from acmeca import resources
+from acmeca.acme.objects import ChallengeType
 from acmeca.config import (
     SECTIONS,
     Config,
@@ -87,11 +88,18 @@ def test_the_least_that_has_to_be_said() -> None:
 
 def test_values_of_every_kind() -> None:
     config = config_with(
-        "validation", resolvers=["10.0.0.53", "[fd00::53]:5353"], allowed_networks=["0.0.0.0/0", "::/0"], http_port=5002
+        "validation",
+        resolvers=["10.0.0.53", "[fd00::53]:5353"],
+        allowed_networks=["0.0.0.0/0", "::/0"],
+        http_port=5002,
+        tls_alpn_port=5001,
+        challenges=["tls-alpn-01", "http-01"],
     )
     assert config.validation.resolvers == ((ip_address("10.0.0.53"), 53), (ip_address("fd00::53"), 5353))
     assert config.validation.allowed_networks == (ip_network("0.0.0.0/0"), ip_network("::/0"))
     assert config.validation.http_port == 5002
+    assert config.validation.tls_alpn_port == 5001
+    assert config.validation.challenges == (ChallengeType.TLS_ALPN_01, ChallengeType.HTTP_01)
 
 
 def test_resolvers_per_zone_and_static_hosts() -> None:
@@ -282,6 +290,7 @@ MISTAKES: list[tuple[str, str, Any, list[str]]] = [
     ("validation", "http_port", 80.0, ["got 80.0", "1 to 65535"]),
     ("validation", "http_port", 0, ["1 to 65535"]),
     ("validation", "http_port", 65536, ["1 to 65535"]),
+    ("validation", "tls_alpn_port", "443", ['got "443"', "1 to 65535", "without quotes"]),
     ("validation", "challenges", [], ["at least one challenge type"]),
     ("validation", "challenges", ["http-1"], ["entry 1", 'got "http-1"', "write one of http-01"]),
     ("validation", "challenges", "http-01", ["write a list"]),

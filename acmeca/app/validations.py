@@ -5,13 +5,14 @@ from collections.abc import Callable, Collection, Mapping
 from acmeca import __version__
 from acmeca.acme.objects import ChallengeType
 from acmeca.config import Config
-from acmeca.service.validations import Http01, Validation
+from acmeca.service.validations import Http01, TlsAlpn01, Validation
 from acmeca.validation.dialler import Dialler
 from acmeca.validation.dns_client import DnsClient
 from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import Endpoint
 from acmeca.validation.resolver import HOSTS_FILE, Resolver, build_resolver
 from acmeca.validation.servers import build_servers
+from acmeca.validation.tlsalpn01 import TlsAlpn01Validator
 
 
 def build_validations(
@@ -33,6 +34,7 @@ def build_validations(
                 http_port=validation.http_port,
             )
         ),
+        ChallengeType.TLS_ALPN_01: TlsAlpn01(TlsAlpn01Validator(dialler, port=validation.tls_alpn_port)),
     }
 
 

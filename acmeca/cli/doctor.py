@@ -14,7 +14,7 @@ from typing import Final
 
 import click
 
-from acmeca.cli.checks import files, keys, network, resolvers, store
+from acmeca.cli.checks import challenges, files, keys, network, resolvers, store
 from acmeca.cli.checks.finding import Finding, Level, error
 from acmeca.cli.output import examples, print_json, print_line
 from acmeca.config import Config, ConfigError, find_config, load_config
@@ -33,7 +33,7 @@ _COLOURS: Final = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bol
 def doctor(context: click.Context, config_path: Path | None, *, as_json: bool) -> None:
     """Look at everything that a CA stands on, and say what is wrong and what to do about it.
 
-    Configuration, files and their modes, database and audit chain, keys and what ends soon, the server and its ports, clock,
+    Configuration, challenge types, files and their modes, database and audit chain, keys and what ends soon, the server and its ports, clock,
     names and resolvers, what the URLs in certificates give, disk space. Nothing is changed. Run it as the server's user, with
     the server's environment, while the server is running. The exit code is 1 when there are errors.
     """
@@ -87,6 +87,7 @@ async def _examine_ca(config: Config, state: network.ServerState, now: datetime)
     for finding in found:
         yield finding
     for about, check in (
+        ("validation.challenges", challenges.check_challenges(config)),
         ("server", network.check_server(state)),
         ("last server", store.check_last_server(config, kept, is_running=state.is_locked)),
         ("issuer keys", keys.check_issuer_keys(config, kept, now)),

@@ -31,7 +31,7 @@ _ORIGIN: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authorit
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?\Z")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-_VALIDATED: Final = (ChallengeType.HTTP_01,)  # as `app/validations.py` has them
+_VALIDATED: Final = (ChallengeType.HTTP_01, ChallengeType.TLS_ALPN_01)  # as `app/validations.py` has them
 
 _MAX_SOCKET_PATH: Final = 107  # bytes: sockaddr_un of Linux holds 108 with the NUL
 _SOCKET_ROOM: Final = len("/acmeca.sock")

@@ -37,7 +37,7 @@ class ChallengePolicy:
             kind = "IP addresses" if identifier.type is IdentifierType.IP else "names"
         suitable = suitable_types(identifier)
         wanted = " or ".join(type_ for type_ in ChallengeType if type_ in suitable)
-        return f"validation.challenges has no challenge type that suits {kind}: the operator may add {wanted}"
+        return f"validation.challenges has no type that suits {kind}: the operator may add {wanted}"
 
     def refusals(self, identifiers: Sequence[Identifier]) -> tuple[Problem, ...]:
         """A problem for each identifier that is refused."""

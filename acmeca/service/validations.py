@@ -14,6 +14,7 @@ from acmeca.acme.http01 import Http01Observation, judge_http01
 from acmeca.acme.identifiers import Identifier
 from acmeca.acme.objects import ChallengeType
 from acmeca.acme.problem import Problem
+from acmeca.acme.tlsalpn01 import TlsAlpn01Observation, judge_tlsalpn01
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +85,24 @@ class Http01:
         if problem is not None:
             return Outcome.refused(problem)
         return Outcome(f"{observation.url} from {', '.join(observation.endpoints_tried)}")
+
+
+class TlsAlpn01Observer(Protocol):
+    """Observes what a host shows in a TLS handshake; any number of observations at once; never raises for the peer's doing."""
+
+    async def observe(self, identifier: Identifier) -> TlsAlpn01Observation: ...
+
+
+class TlsAlpn01:
+    """tls-alpn-01 (RFC 8737)."""
+
+    def __init__(self, observer: TlsAlpn01Observer) -> None:
+        self._observer = observer
+
+    async def validate(self, target: Target) -> Outcome:
+        observation = await self._observer.observe(target.identifier)
+        problem = judge_tlsalpn01(observation, expected=target.key_authorization)
+        if problem is not None:
+            return Outcome.refused(problem)
+        tried = ", ".join(attempt.endpoint for attempt in observation.attempts)
+        return Outcome(f"acme-tls/1 with SNI {observation.server_name} from {tried}")

@@ -14,6 +14,7 @@ that may choose the group can have us compute for a sixth of a second in one of 
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection
@@ -38,6 +39,8 @@ _CIPHERS: Final = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:!aNULL:!eNULL:
 # RFC 8446 §9.1: "A TLS-compliant application … MUST support key exchange with secp256r1". Python takes one group or OpenSSL's
 # own list, with those of RFC 7919 up to 8192 bits in it.
 _GROUP: Final = "prime256v1"
+
+_TOLD: Final = re.compile(r"\[SSL\] ([a-z0-9 ]+) \(")
 
 T = TypeVar("T")
 
@@ -148,7 +151,8 @@ class Dialler:
         if error.errno in EXHAUSTED:
             raise error
         if isinstance(error, ssl.SSLError):
-            return (error.reason or "failed").replace("_", " ").lower()
+            told = _TOLD.match(str(error.strerror))  # Python has no name for the newest alerts; OpenSSL has a phrase
+            return (error.reason or (told[1] if told else "failed")).replace("_", " ").lower()
         if error.errno:
             return os.strerror(error.errno).lower()
         if isinstance(error, TimeoutError | ConnectionAbortedError):  # asyncio's own, for a connection or a handshake

@@ -139,6 +139,16 @@ def test_a_demo_may_keep_its_root_key(used: Installation, monkeypatch: pytest.Mo
     the_one(examine(used), Level.OK, "is not on this machine")
 
 
+def test_what_is_allowed_can_be_validated(used: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wildcard that is allowed, and that no challenge type can show, is refused in each order: the operator is told before."""
+    assert "http-01, tls-alpn-01" in the_one(examine(used), Level.OK, "validation.challenges").detail
+    monkeypatch.setenv("ACMECA_POLICY__WILDCARDS", "true")
+    monkeypatch.setenv("ACMECA_VALIDATION__CHALLENGES", '["http-01"]')
+    finding = the_one(examine(used), Level.WARNING, "validation.challenges")
+    assert "policy.wildcards allows what nobody can have" in finding.detail
+    assert "dns-01" in finding.detail
+
+
 # --- configuration and files ----------------------------------------------------------------------------------------
 
 

@@ -193,7 +193,7 @@ class TestAuthorizationObjects:
         pending = await client.authorization(order.authorizations[0])
         assert pending["identifier"] == {"type": "dns", "value": "z.localhost"}
         assert pending["status"] == "pending"
-        assert [challenge["type"] for challenge in pending["challenges"]] == ["http-01"]
+        assert [challenge["type"] for challenge in pending["challenges"]][:2] == ["http-01", "tls-alpn-01"]
         assert "wildcard" not in pending
         valid = await client.authorize_one(order.authorizations[0])
         assert RFC3339.match(valid["expires"])

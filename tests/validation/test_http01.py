@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import gc
 import gzip
 import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Collection
-from ipaddress import IPv4Address, ip_address, ip_network
-from pathlib import Path
+from ipaddress import IPv4Address, ip_network
 
 import dns.rcode
 import pytest
@@ -21,12 +19,12 @@ from acmeca.acme.observations import FailureKind
 from acmeca.acme.problem import ProblemType
 from acmeca.errors import Busy
 from acmeca.validation.dialler import Dialler, Limits
-from acmeca.validation.dns_client import ResolutionError, ResolutionFailure
 from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import EXHAUSTED, Endpoint, IPAddress
 from acmeca.validation.resolver import LoopbackNames, Resolver
 from acmeca.validation.turns import Patience
 from tests.support.dns_peer import Behaviour, dns_peer, holds, resolver_of, says, silence
+from tests.support.hosts import Hosts
 from tests.support.http_peer import (
     Answer,
     Connection,
@@ -35,6 +33,7 @@ from tests.support.http_peer import (
     has_ipv6_loopback,
     http_peer,
     ok,
+    open_sockets,
     redirect,
     refusing_port,
     self_signed_tls,
@@ -48,21 +47,6 @@ GOOD = tokens({TOKEN: EXPECTED})
 NAME = Identifier(IdentifierType.DNS, "www.corp.internal")
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 needs_ipv6 = pytest.mark.skipif(not has_ipv6_loopback(), reason="this machine has no ::1")
-
-
-class Hosts:
-    """A resolver with a list of answers per name, the last one again and again; it counts what it is asked."""
-
-    def __init__(self, **names: list[list[str]]) -> None:
-        self._names = {name.replace("_", "."): answers for name, answers in names.items()}
-        self.asked: list[str] = []
-
-    async def addresses(self, name: str) -> tuple[IPAddress, ...]:
-        self.asked.append(name)
-        answers = self._names.get(name)
-        if answers is None:
-            raise ResolutionError(ResolutionFailure.NO_SUCH_NAME, "the test says that it does not exist")
-        return tuple(map(ip_address, answers.pop(0) if len(answers) > 1 else answers[0]))
 
 
 def at(*addresses: str) -> Hosts:
@@ -788,16 +772,6 @@ async def settled(count: int) -> bool:
             return True
         await asyncio.sleep(0.01)
     return False
-
-
-def open_sockets() -> int:
-    """How many sockets this process holds, without those that only wait for the collector."""
-    gc.collect()
-    count = 0
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            count += str(entry.readlink()).startswith("socket:")
-    return count
 
 
 class TestResources:
