@@ -18,7 +18,7 @@ from pathlib import Path
 from acmeca import __version__
 from acmeca.acme.states import OrderStatus
 from acmeca.app.stores import opened_nonces, opened_store, real_ambient, worker_store
-from acmeca.app.validations import build_validations
+from acmeca.app.validations import build_caa, build_dns_client, build_validations
 from acmeca.config import Config, ConfigError
 from acmeca.errors import AcmecaError
 from acmeca.keystore import pem
@@ -156,6 +156,8 @@ async def _compose(
     disks = Disks(_written_directories(config))
 
     weak_keys = _weak_keys(config)
+    client = build_dns_client(config)
+    caa = build_caa(config, client)
 
     accounts = Accounts(store, urls=urls, ambient=ambient, weak_keys=weak_keys)
     status = Status(
@@ -175,6 +177,7 @@ async def _compose(
         others=others,
         issuers=issuers,
         names=names,
+        caa=caa,
         lifetime=config.policy.lifetime,
         ambient=ambient,
         observer=metrics,
@@ -185,7 +188,8 @@ async def _compose(
         store,
         others=others,
         accounts=accounts,
-        validations=build_validations(config, own_endpoints=endpoints),
+        validations=build_validations(config, client, own_endpoints=endpoints),
+        further=caa,
         policy=challenge_policy,
         urls=urls,
         ambient=ambient,

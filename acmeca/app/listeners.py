@@ -35,7 +35,7 @@ def build_acme_app(opened: Opened) -> web.Application:
     """The application of the ACME listener."""
     middleware = observing(opened.metrics, acme_middleware(opened.services))
     app = web.Application(middlewares=[middleware], client_max_size=MAX_BODY)
-    AcmeResources(opened.services).add_routes(app)
+    AcmeResources(opened.services, caa_identities=opened.config.policy.caa_identities).add_routes(app)
     add_front_page(app, lambda: front_page_model(opened))
     return app
 

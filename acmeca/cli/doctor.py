@@ -108,6 +108,7 @@ async def _examine_ca(config: Config, state: network.ServerState, now: datetime)
         network.check_listeners(config, kept, state),
         network.check_names(config),
         resolvers.check_resolvers(config),
+        resolvers.check_caa(config),
         network.check_urls(config, kept, now, is_running=state.answers),
     ):
         try:

@@ -46,8 +46,12 @@ from acmeca.urls import Urls
 from acmeca.validation.networks import IPAddress
 from acmeca.validation.servers import Server
 
-# dns-account-01 is a draft, and some clients choke on what they do not know: it is for those who ask for it.
-DEFAULT_CHALLENGES: Final = (ChallengeType.HTTP_01, ChallengeType.TLS_ALPN_01)
+DEFAULT_CHALLENGES: Final = (
+    ChallengeType.HTTP_01,
+    ChallengeType.TLS_ALPN_01,
+    ChallengeType.DNS_01,
+    ChallengeType.DNS_ACCOUNT_01,
+)
 
 PRIVATE_NETWORKS: Final = tuple(
     ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")

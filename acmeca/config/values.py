@@ -31,8 +31,6 @@ _ORIGIN: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authorit
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?\Z")
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
-_VALIDATED: Final = (ChallengeType.HTTP_01, ChallengeType.TLS_ALPN_01)  # as `app/validations.py` has them
-
 _MAX_SOCKET_PATH: Final = 107  # bytes: sockaddr_un of Linux holds 108 with the NUL
 _SOCKET_ROOM: Final = len("/acmeca.sock")
 MAX_WORKERS: Final = 64
@@ -296,8 +294,8 @@ def parse_allowed_name(value: object) -> str:
 
 
 def parse_challenge_type(value: object) -> ChallengeType:
-    """A challenge type that there is a validation for, as the protocol writes it."""
-    allowed = [type_.value for type_ in _VALIDATED]
+    """A challenge type, as the protocol writes it."""
+    allowed = [type_.value for type_ in ChallengeType]
     text = parse_text(value)
     if text not in allowed:
         raise ValueError(f"write one of {', '.join(allowed)}")

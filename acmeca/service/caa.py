@@ -14,10 +14,11 @@ from acmeca.acme.identifiers import Identifier
 from acmeca.acme.problem import Problem
 from acmeca.policy.caa import CaaObservation, CaaPolicy
 from acmeca.service.turns import Turns
+from acmeca.service.validations import Target
 from acmeca.urls import Urls
 
-_AT_ONCE: Final = 32
-_PER_ACCOUNT: Final = 8
+_AT_ONCE: Final = 64
+_PER_ACCOUNT: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +48,37 @@ class Caa:
         """Whether CAA is looked at for this identifier; nothing is asked."""
         return bool(self._policy.search(identifier))
 
+    async def refusal(self, target: Target) -> Problem | None:
+        """What CAA has against a certificate for which control was just shown: a `FurtherCheck`."""
+        ordered = (
+            Identifier(target.identifier.type, f"*.{target.identifier.value}") if target.wildcard else target.identifier
+        )
+        problems = await self._judged(target.account_url, [Shown(ordered, target.type)])
+        return problems[0][1] if problems else None
+
     async def problems(self, account_id: str, shown: Sequence[Shown]) -> tuple[Problem, ...]:
         """A problem, with its identifier, for each that the account may not have a certificate for.
 
         Raises OSError when this machine is in trouble: nothing was learnt then.
         """
+        return tuple(
+            Problem(problem.type, problem.detail, identifier=identifier)
+            for identifier, problem in await self._judged(self._urls.account(account_id), shown)
+        )
+
+    async def _judged(self, account_url: str, shown: Sequence[Shown]) -> list[tuple[Identifier, Problem]]:
         searches = [(each, search) for each in shown if (search := self._policy.search(each.identifier))]
         if not searches:
-            return ()
-        async with self._turns.turn(account_id):
+            return []
+        async with self._turns.turn(account_url):
             observations = await self._observer.observe([search for _, search in searches])
-        account_url = self._urls.account(account_id)
-        problems: list[Problem] = []
-        for (each, _), observation in zip(searches, observations, strict=True):
-            problem = self._policy.refusal(observation, each.identifier, account_url=account_url, method=each.method)
-            if problem is not None:
-                problems.append(Problem(problem.type, problem.detail, identifier=each.identifier))
-        return tuple(problems)
+        return [
+            (each.identifier, problem)
+            for (each, _), observation in zip(searches, observations, strict=True)
+            if (
+                problem := self._policy.refusal(
+                    observation, each.identifier, account_url=account_url, method=each.method
+                )
+            )
+            is not None
+        ]

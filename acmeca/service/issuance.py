@@ -5,7 +5,7 @@ prepared certificate.
 Rule 2: what was recorded and not signed, because a process died or a key failed, is finished or its order is failed by
 `finish_unfinished`; the to-be-signed bytes are never made a second time. What an instance recorded is its own to sign as long
 as it lives.
-Rule 3: names are asked about at the order and again here, right before signing, every one of them.
+Rule 3: names are asked about at the order and again here, right before signing, every one of them; so are their CAA records.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.jwk import thumbprint
 from acmeca.acme.objects import Account, Order
 from acmeca.acme.problem import Problem, ProblemType, join_problems
-from acmeca.acme.states import OrderStatus
+from acmeca.acme.states import ChallengeStatus, OrderStatus
 from acmeca.pki.errors import IssuanceError, IssuerNotValidError, LintError
 from acmeca.pki.issuance import Prepared, prepare, random_serial, restore, sign
 from acmeca.pki.signing import PublicKey, split_signed
@@ -29,6 +29,7 @@ from acmeca.policy.csr import accept_csr
 from acmeca.policy.names import NamePolicy
 from acmeca.policy.profiles import SERVER, server_template
 from acmeca.service.ambient import Ambient
+from acmeca.service.caa import Caa, Shown
 from acmeca.service.issuers import Issuers, SigningIssuer
 from acmeca.service.observation import Observer
 from acmeca.service.status import format_serial
@@ -63,6 +64,7 @@ class Issuance:
         others: Others,
         issuers: Issuers,
         names: NamePolicy,
+        caa: Caa,
         lifetime: timedelta,
         ambient: Ambient,
         observer: Observer,
@@ -73,6 +75,7 @@ class Issuance:
         self._weak_keys = weak_keys
         self._issuers = issuers
         self._names = names
+        self._caa = caa
         self._server = server_template(lifetime)
         self._ambient = ambient
         self._observer = observer
@@ -82,7 +85,7 @@ class Issuance:
         """Steps 2 to 5 of finalize (DESIGN §3). Raises a Problem, or `StaleError` when the order is ready no longer.
 
         Step 2: the CSR is acceptable and asks for exactly the names of the order, or `badCSR` and the order stays ready;
-        policy is asked once more. Step 3: the certificate is prepared and linted. Step 4: it is recorded, and the order
+        policy and CAA records are asked once more. Step 3: the certificate is prepared and linted. Step 4: it is recorded, and the order
         claimed, in one durable transaction. Step 5: it is signed and the order made valid with it. When step 5 fails, the
         result is None; the order stays `processing` and `finish_unfinished` takes it up.
         """
@@ -118,6 +121,11 @@ class Issuance:
         refusals = self._names.refusals(order.identifiers)
         if refusals:
             raise join_problems(refusals, detail="policy changed since the order was made; see subproblems")
+        refusals = await self._caa.problems(account.id, await self._shown(account, order))
+        if refusals:
+            raise join_problems(
+                refusals, detail=f"CAA records of {len(refusals)} names are against it; see subproblems"
+            )
         # Steps 3 and 4
         subject = _Subject(order.identifiers, request.public_key, account_id=account.id, order_id=order.id)
         signer = self._issuers.active
@@ -145,6 +153,22 @@ class Issuance:
             self._signing.discard(certificate.id)
             raise
         return signer, prepared, certificate
+
+    async def _shown(self, account: Account, order: Order) -> list[Shown]:
+        """How control was shown of each identifier that CAA counts for; a grant that vouches for a name is no method."""
+        counting = [identifier for identifier in order.identifiers if self._caa.counts_for(identifier)]
+        if not counting:
+            return []
+        methods: dict[Identifier, str] = {}
+        for authorization_id in order.authorization_ids:
+            authorization = await self._store.orders.authorization(account.id, authorization_id)
+            if authorization is not None and authorization.grant_id is None:
+                methods.update(
+                    (authorization.ordered, challenge.type)
+                    for challenge in authorization.challenges
+                    if challenge.status is ChallengeStatus.VALID
+                )
+        return [Shown(identifier, methods.get(identifier)) for identifier in counting]
 
     async def issue_own(
         self, template: Template, names: tuple[Identifier, ...], public_key: PublicKey, *, signer: SigningIssuer

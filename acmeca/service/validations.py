@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from acmeca.acme.challenges import key_authorization
+from acmeca.acme.dns01 import TxtObservation, dns01_name, dns_account01_name, judge_txt
 from acmeca.acme.http01 import Http01Observation, judge_http01
 from acmeca.acme.identifiers import Identifier
 from acmeca.acme.objects import ChallengeType
@@ -106,3 +107,38 @@ class TlsAlpn01:
             return Outcome.refused(problem)
         tried = ", ".join(attempt.endpoint for attempt in observation.attempts)
         return Outcome(f"acme-tls/1 with SNI {observation.server_name} from {tried}")
+
+
+class TxtObserver(Protocol):
+    """Observes the TXT records of a name; any number of observations at once; never raises for the peer's doing."""
+
+    async def observe(self, name: str) -> TxtObservation: ...
+
+
+class Dns01:
+    """dns-01 (§8.4)."""
+
+    def __init__(self, observer: TxtObserver) -> None:
+        self._observer = observer
+
+    async def validate(self, target: Target) -> Outcome:
+        observation = await self._observer.observe(dns01_name(target.identifier))
+        return _of_records(observation, judge_txt(observation, key_authorization=target.key_authorization))
+
+
+class DnsAccount01:
+    """dns-account-01 (draft-ietf-acme-dns-account-label)."""
+
+    def __init__(self, observer: TxtObserver) -> None:
+        self._observer = observer
+
+    async def validate(self, target: Target) -> Outcome:
+        observation = await self._observer.observe(dns_account01_name(target.identifier, target.account_url))
+        problem = judge_txt(observation, key_authorization=target.key_authorization, account_url=target.account_url)
+        return _of_records(observation, problem)
+
+
+def _of_records(observation: TxtObservation, problem: Problem | None) -> Outcome:
+    if problem is not None:
+        return Outcome.refused(problem)
+    return Outcome(f"TXT {observation.name} at {observation.server}")

@@ -5,7 +5,7 @@ machine that has run out of sockets or memory or cannot read its own files.
 Rule 2: only an answer ends a step: that a name has no such records, or does not exist, leads to its parent; where nobody
 answered, nothing is known of this name, nor of those above it.
 Rule 3: names of one observation share their parents, and each is asked for once; nothing is kept beyond it.
-Rule 4: bounded: eight questions at once and ten seconds in all.
+Rule 4: bounded: four questions at once and ten seconds in all.
 """
 
 import asyncio
@@ -18,16 +18,15 @@ from acmeca.policy.caa import CaaObservation, CaaRecord
 from acmeca.validation.dns_client import Answer, DnsClient, RecordType, ResolutionError
 
 TOTAL_SECONDS: Final = 10.0
-AT_ONCE: Final = 8
+AT_ONCE: Final = 4
 
 
 class CaaObserver:
     """Makes CAA observations. One value serves the whole process; `observe` may run many times at once."""
 
-    def __init__(self, client: DnsClient, *, total_timeout: float = TOTAL_SECONDS, at_once: int = AT_ONCE) -> None:
+    def __init__(self, client: DnsClient, *, total_timeout: float = TOTAL_SECONDS) -> None:
         self._client = client
         self._total_timeout = total_timeout
-        self._at_once = at_once
 
     async def observe(self, searches: Sequence[tuple[str, ...]]) -> tuple[CaaObservation, ...]:
         """An observation for each search: the names to ask for in turn, one at least, until one has records.
@@ -37,7 +36,7 @@ class CaaObserver:
         known: dict[str, Answer | ResolutionError] = {}
         try:
             async with asyncio.timeout(self._total_timeout):
-                places = asyncio.Semaphore(self._at_once)
+                places = asyncio.Semaphore(AT_ONCE)
                 while missing := {name for names in searches if (name := _next(names, known)) is not None}:
                     # Exceptions are collected so that every question is at its end when one raises.
                     asking = (self._ask(name, known, places) for name in missing)

@@ -1,11 +1,12 @@
-"""Questions to recursive resolvers, of whatever type (RFC 1034, RFC 1035, RFC 5452, RFC 7766).
+"""Questions to recursive resolvers, of whatever type (RFC 1034).
 
 Rule 1: every lookup asks anew. There is no cache of ours, and a name is absolute: no search list is ever tried, since a
 wildcard record in a search domain would answer for every name that does not exist.
 Rule 2: that a name does not exist, or has no such record, is an answer. What is raised is that nobody answered; it says who
 was asked.
 Rule 3: an alias that leads on is asked for where its own name belongs (`servers.py`), up to a limit.
-Rule 4: nothing waits for a thread. A server that is silent costs a socket and a timer, so that slow names delay no others.
+Rule 4: nothing waits for a thread (`dns_wire.py`). A server that is silent costs a socket and a timer, so that slow names delay no
+others.
 """
 
 import asyncio
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Final
 
-import dns.asyncquery
 import dns.exception
 import dns.message
 import dns.name
@@ -23,6 +23,7 @@ import dns.rdata
 import dns.rdatatype
 
 from acmeca.errors import AcmecaError
+from acmeca.validation.dns_wire import NonsenseError, exchange
 from acmeca.validation.networks import EXHAUSTED
 from acmeca.validation.servers import Server, Servers, show_server
 
@@ -141,20 +142,12 @@ class DnsClient:
         raise failures[-1]
 
     async def _ask_server(self, server: Server, name: dns.name.Name, type_: RecordType) -> "_Reply":
-        where, port = server
-        # The id is what an off-path attacker has to guess, beside the port that the kernel chooses (RFC 5452 §4.3, §4.5).
+        # The id is what an off-path attacker has to guess, beside the port (RFC 5452 §4.3, §4.5).
         query = dns.message.make_query(name, type_.value, id=_RANDOM.randrange(0x1_0000))
         try:
-            response, _ = await dns.asyncquery.udp_with_fallback(
-                query,
-                str(where),
-                timeout=self._attempt_timeout,
-                port=port,
-                ignore_unexpected=True,  # RFC 5452 §9.1: what does not come from the server asked is no answer
-                ignore_errors=True,  # nor is what does not match the question
-            )
+            response = await exchange(server, query, timeout=self._attempt_timeout)
             return _read_response(response, show_server(server))
-        except (dns.exception.DNSException, EOFError, OSError) as error:
+        except (dns.exception.DNSException, NonsenseError, OSError) as error:  # TimeoutError among them
             if isinstance(error, OSError) and error.errno in EXHAUSTED:
                 raise
             raise _server_failure(error, show_server(server), self._attempt_timeout) from None
@@ -180,7 +173,7 @@ def _read_response(response: dns.message.Message, shown: str) -> _Reply:
     code = response.rcode()
     if code not in {dns.rcode.NOERROR, dns.rcode.NXDOMAIN}:
         raise ResolutionError(ResolutionFailure.SERVER_FAILURE, f"{shown} answered with {dns.rcode.to_text(code)}")
-    assert isinstance(response, dns.message.QueryMessage)  # noqa: S101  (dnspython has compared the opcodes)
+    assert isinstance(response, dns.message.QueryMessage)  # noqa: S101  (`is_response` has compared the opcodes)
     chain = response.resolve_chaining()
     return _Reply(
         shown,
@@ -191,11 +184,12 @@ def _read_response(response: dns.message.Message, shown: str) -> _Reply:
 
 
 def _server_failure(error: Exception, shown: str, seconds: float) -> ResolutionError:
-    if isinstance(error, dns.exception.Timeout):
+    if isinstance(error, TimeoutError) and not error.errno:
         return ResolutionError(ResolutionFailure.TIMEOUT, f"{shown} gave no answer within {seconds:g} s")
     if isinstance(error, OSError):
         return ResolutionError(ResolutionFailure.SERVER_FAILURE, f"{shown} cannot be reached: {error.strerror}")
-    return ResolutionError(ResolutionFailure.SERVER_FAILURE, f"{shown} answered with nonsense ({type(error).__name__})")
+    what = str(error) if isinstance(error, NonsenseError) else type(error).__name__
+    return ResolutionError(ResolutionFailure.SERVER_FAILURE, f"{shown} answered with nonsense ({what})")
 
 
 def _text(name: dns.name.Name) -> str:

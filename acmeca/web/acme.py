@@ -28,9 +28,13 @@ _RETRY_AFTER: Final = {"Retry-After": "1"}
 class AcmeResources:
     """Handlers for every resource of the directory and behind it."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, *, caa_identities: tuple[str, ...]) -> None:
+        """`caa_identities` are the names that mean this CA in CAA records, in the directory's `meta` where there are any."""
         self._services = services
         self._urls = services.urls
+        meta: dict[str, object] = {"website": self._urls.base + Paths.FRONT_PAGE, "externalAccountRequired": False}
+        if caa_identities:
+            meta["caaIdentities"] = list(caa_identities)
         self._directory = dump_json(
             {
                 "newNonce": self._urls.new_nonce,
@@ -38,7 +42,7 @@ class AcmeResources:
                 "newOrder": self._urls.new_order,
                 "revokeCert": self._urls.revoke_cert,
                 "keyChange": self._urls.key_change,
-                "meta": {"website": self._urls.base + Paths.FRONT_PAGE, "externalAccountRequired": False},
+                "meta": meta,
             }
         )
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dns.rcode
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -28,7 +29,7 @@ from acmeca.config import load_config
 from acmeca.keystore import pem
 from acmeca.storage.lock import StoreLock
 from tests.cli.conftest import Acmeca, Said, issue, make_ca
-from tests.support.dns_peer import dns_peer
+from tests.support.dns_peer import dns_peer, says
 from tests.support.installations import Installation, make_installation
 
 
@@ -563,6 +564,29 @@ async def test_resolvers_that_answer_and_that_do_not(used: Installation, monkeyp
     assert dead.level is Level.ERROR
     assert gone.level is Level.WARNING, "the server of a zone knows it"
     assert "gone.internal does not exist" in gone.detail
+
+
+async def test_questions_for_caa_that_are_answered_and_that_are_not(
+    used: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolvers, "_SECONDS", 1.0)
+    text = used.config_path.read_text()
+    async with dns_peer() as peer:
+        peer.add("corp.internal", "CAA", '0 issue "ca.corp.internal"')
+        peer.always("broken.internal", says(dns.rcode.SERVFAIL), "CAA")
+        zones = ["corp.internal", "none.internal", "broken.internal"]
+        used.config_path.write_text(
+            text.replace("[validation]", f'[validation]\nresolvers = ["127.0.0.1:{peer.port}"]').replace(
+                "[policy]", f'[policy]\ncaa_identities = ["ca.corp.internal"]\ncaa_zones = {json.dumps(zones)}'
+            )
+        )
+        found, none, broken = [item async for item in resolvers.check_caa(load_config(used.config_path, {}))]
+    assert (found.level, found.detail) == (Level.OK, "are those of corp.internal, 1 of them")
+    assert (none.level, none.about) == (Level.OK, "CAA records of none.internal")
+    assert broken.level is Level.ERROR
+    assert "answered with SERVFAIL" in broken.detail
+    used.config_path.write_text(text)
+    assert not [item async for item in resolvers.check_caa(load_config(used.config_path, {}))], "not looked at"
 
 
 # --- as JSON ------------------------------------------------------------------------------------------------------

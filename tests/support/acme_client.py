@@ -7,6 +7,8 @@ Rule 3: no URL is spelt here but the directory's: each comes from the directory,
 """
 
 import asyncio
+import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -298,6 +300,15 @@ class AcmeClient:
         """Let our web server answer for the challenge (§8.3)."""
         token = challenge["token"]
         self.provisioned[token] = f"{token}.{self.key.thumbprint}"
+
+    def txt_record(self, challenge: Mapping[str, Any], name: str) -> tuple[str, str]:
+        """The name and the value of the TXT record that answers a dns-01 or dns-account-01 challenge for `name` (§8.4)."""
+        label = "_acme-challenge"
+        if challenge["type"] == "dns-account-01":
+            account = hashlib.sha256(self.account_url.encode()).digest()[:10]
+            label = f"_{base64.b32encode(account).decode().lower()}.{label}"
+        digest = hashlib.sha256(f"{challenge['token']}.{self.key.thumbprint}".encode()).digest()
+        return f"{label}.{name}", jose.encode(digest)
 
     async def respond(self, challenge: Mapping[str, Any]) -> Answer:
         """Say that we are ready (§7.5.1)."""

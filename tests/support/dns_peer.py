@@ -59,6 +59,10 @@ class DnsPeer:
         """Records of a name. CNAMEs are followed within these records, as a recursive resolver does."""
         self._records[name][type_].extend(values)
 
+    def put(self, name: str, type_: str, *values: str) -> None:
+        """These records of a name instead of those that it has."""
+        self._records[name][type_] = list(values)
+
     def script(self, name: str, type_: str, *behaviours: Behaviour) -> None:
         """The next answers to this question, in turn; then the records answer again."""
         self._scripts[name, type_].extend(behaviours)

@@ -1,16 +1,23 @@
 """Questions of every type: a DNS server on loopback plays every part. What addresses need stands in test_resolver.py."""
 
 import asyncio
+from contextlib import suppress
+from ipaddress import IPv4Address
 
 import dns.message
 import dns.rcode
 import dns.rdtypes.ANY.CAA
 import dns.rdtypes.ANY.TXT
 import pytest
+import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from acmeca.validation.dns_client import Answer, DnsClient, RecordType, ResolutionError, ResolutionFailure
+from acmeca.validation.dns_wire import NonsenseError, _read
 from tests.support.dns_peer import (
     Behaviour,
+    DnsPeer,
     client_of,
     dns_peer,
     garbage,
@@ -20,6 +27,7 @@ from tests.support.dns_peer import (
     truncated,
     truncated_then_garbage,
 )
+from tests.support.http_peer import refusing_port
 
 NAME = "_acme-challenge.www.corp.internal"
 SERVFAIL = says(dns.rcode.SERVFAIL)
@@ -188,6 +196,95 @@ async def test_a_record_at_a_name_that_does_not_exist_is_nonsense() -> None:
     async with dns_peer() as peer:
         peer.always(NAME, contradictory, "TXT")
         assert "nonsense" in str(await failure(client_of(peer.server), RecordType.TXT))
+
+
+def raw(*records: bytes, type_: RecordType, count: int | None = None) -> Behaviour:
+    """A response with records as bytes, each the RDATA of one at the name asked for; `count` is what its header says."""
+
+    def answer(peer: object, query: dns.message.Message, transport: str) -> list[bytes]:
+        wire = query.to_wire()
+        said = len(records) if count is None else count
+        head = wire[:2] + b"\x81\x80" + wire[4:6] + said.to_bytes(2, "big") + bytes(4)
+        body = b"".join(
+            b"\xc0\x0c" + type_.value.to_bytes(2, "big") + b"\x00\x01" + bytes(4) + len(each).to_bytes(2, "big") + each
+            for each in records
+        )
+        return [head + wire[12:] + body]
+
+    return answer
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+async def test_thousands_of_records_are_nonsense_and_are_not_read(transport: str) -> None:
+    """Rule 2 of dns_wire.py: reading them would take a second, in which this process does nothing else."""
+    everything = raw(*(b"\x02" + number.to_bytes(2, "big") for number in range(4000)), type_=RecordType.TXT)
+    claimed = raw(type_=RecordType.TXT, count=0xFFFF)
+
+    def answer(peer: DnsPeer, query: dns.message.Message, by: str) -> list[bytes]:
+        if transport == "udp":
+            return claimed(peer, query, by)
+        return truncated(peer, query, by) if by == "udp" else everything(peer, query, by)
+
+    async with dns_peer() as peer:
+        peer.always(NAME, answer, "TXT")
+        error = await failure(client_of(peer.server, attempt_timeout=2), RecordType.TXT)
+        assert str(error) == f"127.0.0.1:{peer.port} answered with nonsense (more than 256 records)"
+
+
+async def test_as_many_records_as_are_read() -> None:
+    async with dns_peer() as peer:
+        peer.always(NAME, raw(*(b"\x01" + bytes([number]) for number in range(256)), type_=RecordType.TXT), "TXT")
+        assert len((await client_of(peer.server, attempt_timeout=2).lookup(NAME, RecordType.TXT)).records) == 256
+
+
+@pytest.mark.parametrize("rdata", [b"", b"\x00", b"\x00\x05is", b"\x00\x00x", b"\x00\x03a-bx", b"\x00\x03a.bx"])
+async def test_a_record_that_cannot_be_read_makes_the_answer_nonsense(rdata: bytes) -> None:
+    """It has the question's id: no better one is to be waited for, and the CA that cannot read it issues nothing."""
+    async with dns_peer() as peer:
+        peer.always(NAME, raw(b"\x00\x05issueca.corp.internal", rdata, type_=RecordType.CAA), "CAA")
+        error = await failure(client_of(peer.server, attempt_timeout=30), RecordType.CAA)
+        assert error.reason is ResolutionFailure.SERVER_FAILURE
+        assert "answered with nonsense" in str(error)
+
+
+async def test_nobody_listening_is_told_at_once() -> None:
+    with refusing_port() as port:
+        error = await failure(client_of((IPv4Address("127.0.0.1"), port), attempt_timeout=30), RecordType.TXT)
+        assert str(error) == f"127.0.0.1:{port} cannot be reached: Connection refused"
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.binary(max_size=120) | st.binary(max_size=120).map(b"\x00\x01\x81\x80\x00\x01\x00\x02\x00\x00\x00\x00".__add__)
+)
+def test_whatever_a_server_sends_is_a_message_or_nonsense(data: bytes) -> None:
+    with suppress(NonsenseError):
+        _read(data)
+
+
+def test_on_uvloop_as_in_production() -> None:
+    async def ask() -> None:
+        async with dns_peer() as peer:
+            peer.add(NAME, "TXT", '"x"')
+            peer.script(NAME, "TXT", silence, truncated)
+            assert texts(await client_of(peer.server).lookup(NAME, RecordType.TXT)) == {b"x"}
+            peer.always(NAME, silence, "CAA")
+            assert (await failure(client_of(peer.server), RecordType.CAA)).reason is ResolutionFailure.TIMEOUT
+            asked = asyncio.Event()
+
+            def hang(peer: object, query: object, transport: str) -> list[bytes]:
+                asked.set()
+                return []
+
+            peer.always(NAME, hang, "CAA")
+            waiting = asyncio.create_task(client_of(peer.server, attempt_timeout=30).lookup(NAME, RecordType.CAA))
+            await asked.wait()
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(ask())
 
 
 async def test_many_lookups_at_once() -> None:

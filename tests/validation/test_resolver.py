@@ -305,7 +305,7 @@ class TestDnsResolver:
 
     async def test_many_addresses_are_cut_and_none_comes_twice(self) -> None:
         async with dns_peer() as peer:
-            peer.add(NAME, "A", *(f"10.0.{number // 250}.{number % 250}" for number in range(400)))
+            peer.add(NAME, "A", *(f"10.0.0.{number}" for number in range(250)))
             addresses = await found(resolver_of(peer.server, attempt_timeout=1))
             assert len(addresses) == len(set(addresses)) == 32
 

@@ -1,12 +1,15 @@
-"""The resolvers that validations ask: each of them answers, and those of a zone know it."""
+"""The resolvers that validations ask: each of them answers, those of a zone know it, and questions for CAA are answered."""
 
 from collections.abc import AsyncIterator
 from typing import Final
 
+from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.cli.checks.finding import Finding, error, ok, warning
 from acmeca.config import Config
+from acmeca.policy.caa import CaaPolicy
+from acmeca.validation.caa import CaaObserver
 from acmeca.validation.dns_client import DnsClient, RecordType, ResolutionError
-from acmeca.validation.servers import FixedServers, Server, show_server
+from acmeca.validation.servers import FixedServers, Server, build_servers, show_server
 
 _SECONDS: Final = 5.0  # for each server
 
@@ -29,6 +32,27 @@ async def check_resolvers(config: Config) -> AsyncIterator[Finding]:
                     about, f"says that {zone} does not exist", "Is it the server of this zone? Mend validation.zones"
                 )
             )
+
+
+async def check_caa(config: Config) -> AsyncIterator[Finding]:
+    """Where CAA counts, somebody answers questions for it: else nothing is issued."""
+    policy = CaaPolicy(config.policy.caa_identities, config.policy.caa_zones)
+    zones = policy.zones or tuple(dict.fromkeys(name.removeprefix("*.") for name in config.policy.allowed_names))
+    searches = [search for zone in zones if (search := policy.search(Identifier(IdentifierType.DNS, zone)))]
+    client = DnsClient(build_servers(config.validation.resolvers, config.validation.zones), timeout=_SECONDS)
+    for observation in await CaaObserver(client).observe(searches):
+        name, last = observation.asked[0], observation.asked[-1]
+        about = f"CAA records of {name}"
+        if observation.failure is not None:
+            yield error(
+                about,
+                f"{last}: {observation.failure}",
+                "Nothing is issued there until questions for CAA are answered: mend the name servers, or policy.caa_zones",
+            )
+        elif observation.records:
+            yield ok(about, f"are those of {last}, {len(observation.records)} of them")
+        else:
+            yield ok(about, "there are none, which restricts nothing")
 
 
 async def _ask(about: str, server: Server, name: str) -> tuple[bool, Finding]:
