@@ -217,7 +217,7 @@ class TestAuthorizationObjects:
 
     async def test_no_type_is_left(self) -> None:
         """RULES §3, with wildcards allowed: an identifier for which no challenge is left is refused, and not half made."""
-        async with running_ca(policy={"wildcards": True}) as ca:
+        async with running_ca(policy={"wildcards": True}, validation={"challenges": ["http-01"]}) as ca:
             client = await ca.client()
             before = await ca.scalar("SELECT COUNT(*) AS n FROM authorizations")
             answer = (await client.order_answer("a.localhost", "*.localhost")).refused("rejectedIdentifier", 403)

@@ -43,7 +43,7 @@ class TestSection75:
     async def test_a_challenge_that_is_not_offered(self, ca: RunningCa, client: AcmeClient) -> None:
         order = await client.new_order("types.localhost")
         url = order.authorizations[0].replace("/authorization/", "/challenge/")
-        for type_ in ("dns-account-01", "tls-alpn-02", "HTTP-01", "http-01%20", "none"):
+        for type_ in ("dns-persist-01", "tls-alpn-02", "HTTP-01", "http-01%20", "none"):
             (await client.post(f"{url}/{type_}", {})).refused(
                 "malformed" if "%" not in type_ else "unauthorized", 404 if "%" not in type_ else 403
             )
