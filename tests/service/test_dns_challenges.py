@@ -9,7 +9,7 @@ import dns.rcode
 import pytest
 
 from tests.support.acme_client import AcmeClient, ClientOrder
-from tests.support.dns_peer import DnsPeer, dns_peer, says, silence
+from tests.support.dns_peer import DnsPeer, dns_peer, patience, says, silence
 from tests.support.server import RunningCa, ca_site, running_ca
 
 ALL = ["http-01", "dns-01", "dns-account-01"]
@@ -244,9 +244,9 @@ class TestCaa:
         """RULES §3: it fails closed."""
         async with ca_with_dns(policy={"caa_identities": [OURS]}) as (ca, peer):
             client = await ca.client()
-            client_of = ca.services.challenges._further._observer._client  # type: ignore[union-attr]  # one in a hurry
-            client_of._attempt_timeout, client_of._pause = 0.05, 0.001
             order = await ready(client, peer, "a.corp.internal")
+            asking = ca.services.challenges._further._observer._client  # type: ignore[union-attr]  # so that it is quick
+            asking._attempt_timeout, asking._pause = patience(lasting), 0.001
             peer.always("corp.internal", lasting, "CAA")
             (await client.finalize(order)).refused("dns", 400)
             assert (await client.order(order.url)).status == "ready"

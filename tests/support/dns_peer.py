@@ -166,16 +166,21 @@ def forged_then(*values: str) -> Behaviour:
     return answer
 
 
+def patience(behaviour: Behaviour) -> float:
+    """How long to wait for an answer: for none that is to come not long, for one that is as long as a busy machine takes."""
+    return 0.05 if behaviour in {silence, garbage} else 2.0
+
+
 def client_of(
-    choice: Server | Servers, *more: Server, timeout: float = 3.0, attempt_timeout: float = 0.05
+    choice: Server | Servers, *more: Server, timeout: float = 10.0, attempt_timeout: float = 2.0
 ) -> DnsClient:
-    """A client in a hurry: of these servers in their order, or of those that are chosen."""
+    """A client of these servers in their order, or of those that are chosen. It does not pause between rounds."""
     servers = FixedServers((choice, *more)) if isinstance(choice, tuple) else choice
     return DnsClient(servers, timeout=timeout, attempt_timeout=attempt_timeout, pause=0.001)
 
 
 def resolver_of(
-    choice: Server | Servers, *more: Server, timeout: float = 3.0, attempt_timeout: float = 0.05
+    choice: Server | Servers, *more: Server, timeout: float = 10.0, attempt_timeout: float = 2.0
 ) -> DnsResolver:
     """Addresses by such a client."""
     return DnsResolver(client_of(choice, *more, timeout=timeout, attempt_timeout=attempt_timeout))

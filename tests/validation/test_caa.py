@@ -11,7 +11,7 @@ from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.policy.caa import CaaObservation, CaaPolicy, CaaRecord
 from acmeca.validation.caa import CaaObserver
 from acmeca.validation.servers import FixedServers, ZoneServers
-from tests.support.dns_peer import Behaviour, DnsPeer, client_of, dns_peer, garbage, says, silence, truncated
+from tests.support.dns_peer import Behaviour, DnsPeer, client_of, dns_peer, garbage, patience, says, silence, truncated
 
 OURS = CaaRecord(0, b"issue", b"ca.corp.internal")
 ISSUE = '0 issue "ca.corp.internal"'
@@ -20,7 +20,7 @@ SERVFAIL = says(dns.rcode.SERVFAIL)
 
 
 async def seen(
-    peer: DnsPeer, *searches: tuple[str, ...], attempt_timeout: float = 0.05, total_timeout: float = 10
+    peer: DnsPeer, *searches: tuple[str, ...], attempt_timeout: float = 2, total_timeout: float = 10
 ) -> tuple[CaaObservation, ...]:
     client = client_of(peer.server, attempt_timeout=attempt_timeout)
     return await CaaObserver(client, total_timeout=total_timeout).observe(searches)
@@ -81,7 +81,7 @@ async def test_where_nobody_answers_the_search_ends_with_a_failure(lasting: Beha
     async with dns_peer() as peer:
         peer.always("b.corp.internal", lasting, "CAA")
         peer.add("corp.internal", "CAA", ISSUE)
-        (observation,) = await seen(peer, NAMES)
+        (observation,) = await seen(peer, NAMES, attempt_timeout=patience(lasting))
         assert observation.asked == NAMES[:2]
         assert words in str(observation.failure)
         assert observation.records == ()
@@ -103,7 +103,7 @@ async def test_a_name_that_several_searches_share_is_asked_for_once() -> None:
         searches = [(f"n{number}.corp.internal", "corp.internal", "internal") for number in range(40)]
         peer.add("n7.corp.internal", "CAA", ISSUE)
         peer.add("internal", "CAA", '0 issue ";"')
-        found = await seen(peer, *searches, attempt_timeout=2)
+        found = await seen(peer, *searches)
         assert found[7].records == (OURS,)
         assert {observation.asked for observation in found[8:]} == set(searches[8:])
         assert {observation.records for observation in found[:7] + found[8:]} == {(CaaRecord(0, b"issue", b";"),)}
@@ -142,7 +142,7 @@ async def test_questions_at_once_are_bounded() -> None:
             return answer
 
     async with dns_peer() as peer:
-        client = client_of(peer.server, attempt_timeout=2)
+        client = client_of(peer.server)
         observer = CaaObserver(Counting())  # type: ignore[arg-type]  # all that it uses
         await observer.observe([(f"n{number}.corp.internal",) for number in range(50)])
         assert most == 4
@@ -152,7 +152,7 @@ async def test_a_large_answer() -> None:
     async with dns_peer() as peer:
         peer.add("internal", "CAA", *(f'0 issue "ca{number:0200}.corp.internal"' for number in range(100)))
         peer.script("internal", "CAA", truncated)
-        (observation,) = await seen(peer, ("internal",), attempt_timeout=2)
+        (observation,) = await seen(peer, ("internal",))
         assert len(observation.records) == 100
 
 

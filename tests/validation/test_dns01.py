@@ -9,7 +9,7 @@ import pytest
 
 from acmeca.acme.dns01 import TxtObservation
 from acmeca.validation.dns01 import TxtObserver
-from tests.support.dns_peer import Behaviour, client_of, dns_peer, garbage, holds, says, silence, truncated
+from tests.support.dns_peer import Behaviour, client_of, dns_peer, garbage, holds, patience, says, silence, truncated
 
 NAME = "_acme-challenge.www.corp.internal"
 
@@ -29,7 +29,7 @@ async def test_a_large_answer() -> None:
     async with dns_peer() as peer:
         peer.add(NAME, "TXT", *(f'"{number:0200}"' for number in range(100)))
         peer.script(NAME, "TXT", truncated)
-        assert len((await TxtObserver(client_of(peer.server, attempt_timeout=2)).observe(NAME)).values) == 100
+        assert len((await TxtObserver(client_of(peer.server)).observe(NAME)).values) == 100
 
 
 async def test_a_name_that_does_not_exist_and_one_without_records() -> None:
@@ -63,7 +63,7 @@ async def test_whatever_a_peer_does_is_an_observation(lasting: Behaviour, words:
     """Rule 1."""
     async with dns_peer() as peer:
         peer.always(NAME, lasting, "TXT")
-        observation = await TxtObserver(client_of(peer.server)).observe(NAME)
+        observation = await TxtObserver(client_of(peer.server, attempt_timeout=patience(lasting))).observe(NAME)
         assert words in str(observation.failure)
         assert observation.values == ()
         assert peer.asked(NAME, "TXT") == 3

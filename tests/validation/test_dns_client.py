@@ -22,6 +22,7 @@ from tests.support.dns_peer import (
     dns_peer,
     garbage,
     holds,
+    patience,
     says,
     silence,
     truncated,
@@ -97,7 +98,7 @@ async def test_what_may_pass_is_asked_again(type_: RecordType, passing: Behaviou
     async with dns_peer() as peer:
         peer.add(NAME, type_.name, '"x"' if type_ is RecordType.TXT else '0 issue "x"')
         peer.script(NAME, type_.name, passing, passing)
-        assert len((await client_of(peer.server).lookup(NAME, type_)).records) == 1
+        assert len((await client_of(peer.server, attempt_timeout=0.3).lookup(NAME, type_)).records) == 1
         assert peer.asked(NAME, type_.name) == 3
 
 
@@ -118,7 +119,7 @@ async def test_what_lasts_is_told_with_the_server(
 ) -> None:
     async with dns_peer() as peer:
         peer.always(NAME, lasting, type_.name)
-        error = await failure(client_of(peer.server), type_)
+        error = await failure(client_of(peer.server, attempt_timeout=patience(lasting)), type_)
         assert error.reason is reason
         assert str(error).startswith(f"127.0.0.1:{peer.port} ")
         assert words in str(error)
@@ -139,7 +140,7 @@ async def test_a_large_answer_comes_over_tcp() -> None:
         values = [f'"{number:0250}"' for number in range(200)]
         peer.add(NAME, "TXT", *values)
         peer.script(NAME, "TXT", truncated)
-        answer = await client_of(peer.server, attempt_timeout=2).lookup(NAME, RecordType.TXT)
+        answer = await client_of(peer.server).lookup(NAME, RecordType.TXT)
         assert len(answer.records) == 200
         assert [question.transport for question in peer.questions] == ["udp", "tcp"]
 
@@ -227,14 +228,14 @@ async def test_thousands_of_records_are_nonsense_and_are_not_read(transport: str
 
     async with dns_peer() as peer:
         peer.always(NAME, answer, "TXT")
-        error = await failure(client_of(peer.server, attempt_timeout=2), RecordType.TXT)
+        error = await failure(client_of(peer.server), RecordType.TXT)
         assert str(error) == f"127.0.0.1:{peer.port} answered with nonsense (more than 256 records)"
 
 
 async def test_as_many_records_as_are_read() -> None:
     async with dns_peer() as peer:
         peer.always(NAME, raw(*(b"\x01" + bytes([number]) for number in range(256)), type_=RecordType.TXT), "TXT")
-        assert len((await client_of(peer.server, attempt_timeout=2).lookup(NAME, RecordType.TXT)).records) == 256
+        assert len((await client_of(peer.server).lookup(NAME, RecordType.TXT)).records) == 256
 
 
 @pytest.mark.parametrize("rdata", [b"", b"\x00", b"\x00\x05is", b"\x00\x00x", b"\x00\x03a-bx", b"\x00\x03a.bx"])
@@ -267,9 +268,10 @@ def test_on_uvloop_as_in_production() -> None:
         async with dns_peer() as peer:
             peer.add(NAME, "TXT", '"x"')
             peer.script(NAME, "TXT", silence, truncated)
-            assert texts(await client_of(peer.server).lookup(NAME, RecordType.TXT)) == {b"x"}
+            assert texts(await client_of(peer.server, attempt_timeout=0.3).lookup(NAME, RecordType.TXT)) == {b"x"}
             peer.always(NAME, silence, "CAA")
-            assert (await failure(client_of(peer.server), RecordType.CAA)).reason is ResolutionFailure.TIMEOUT
+            hurried = client_of(peer.server, attempt_timeout=0.05)
+            assert (await failure(hurried, RecordType.CAA)).reason is ResolutionFailure.TIMEOUT
             asked = asyncio.Event()
 
             def hang(peer: object, query: object, transport: str) -> list[bytes]:
@@ -291,7 +293,7 @@ async def test_many_lookups_at_once() -> None:
     async with dns_peer() as peer:
         for number in range(50):
             peer.add(f"n{number}.corp.internal", "TXT", f'"{number}"')
-        client = client_of(peer.server, attempt_timeout=2)
+        client = client_of(peer.server)
         answers = await asyncio.gather(*(client.lookup(f"n{n}.corp.internal", RecordType.TXT) for n in range(50)))
         assert [texts(answer) for answer in answers] == [{str(number).encode()} for number in range(50)]
 

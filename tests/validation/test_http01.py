@@ -23,7 +23,7 @@ from acmeca.validation.http01 import Http01Validator
 from acmeca.validation.networks import EXHAUSTED, Endpoint, IPAddress
 from acmeca.validation.resolver import LoopbackNames, Resolver
 from acmeca.validation.turns import Patience
-from tests.support.dns_peer import Behaviour, dns_peer, holds, resolver_of, says, silence
+from tests.support.dns_peer import Behaviour, dns_peer, holds, patience, resolver_of, says, silence
 from tests.support.hosts import Hosts
 from tests.support.http_peer import (
     Answer,
@@ -249,7 +249,7 @@ class TestResolution:
     async def test_dns_failures_are_told_apart(self, behaviour: Behaviour, words: str) -> None:
         async with dns_peer() as peer:
             peer.always(NAME.value, behaviour)
-            resolver = resolver_of(peer.server)
+            resolver = resolver_of(peer.server, attempt_timeout=patience(behaviour))
             assert words in detail(await validator(80, resolver).observe(NAME, TOKEN), ProblemType.DNS)
 
     async def test_a_resolver_that_hangs_is_cut_by_the_time(self) -> None:
@@ -266,7 +266,7 @@ class TestResolution:
         async with dns_peer() as names, http_peer(GOOD) as peer:
             names.add(NAME.value, "TXT", '"there"')
             names.script(NAME.value, "A", holds("A", "127.0.0.1"), holds("A", "169.254.169.254"))
-            subject = validator(peer.port, resolver_of(names.server, attempt_timeout=1.5))
+            subject = validator(peer.port, resolver_of(names.server))
             assert valid(await subject.observe(NAME, TOKEN))
             assert names.asked(NAME.value, "A") == 1
             rebound = await subject.observe(NAME, TOKEN)
@@ -881,7 +881,7 @@ class TestResources:
                 dns_peer() as names,
             ):
                 names.add(NAME.value, "A", "127.0.0.1")
-                resolver = resolver_of(names.server, attempt_timeout=1.5)
+                resolver = resolver_of(names.server)
                 listening = open_sockets()
                 assert valid(await validator(away.port, resolver, https_port=secure.port).observe(NAME, TOKEN))
                 with refusing_port() as port:

@@ -114,7 +114,7 @@ class TestDnsResolver:
         async with dns_peer() as peer:
             peer.add(NAME, "A", "10.0.0.5")
             peer.script(NAME, "AAAA", *[bad] * 10)
-            assert await found(resolver_of(peer.server)) == ["10.0.0.5"]
+            assert await found(resolver_of(peer.server, attempt_timeout=0.3)) == ["10.0.0.5"]
 
     async def test_a_name_that_does_not_exist(self) -> None:
         async with dns_peer() as peer:
@@ -137,7 +137,7 @@ class TestDnsResolver:
         async with dns_peer() as peer:
             peer.add(NAME, "A", "10.0.0.5")
             peer.script(NAME, "A", passing, passing)
-            assert await found(resolver_of(peer.server)) == ["10.0.0.5"]
+            assert await found(resolver_of(peer.server, attempt_timeout=0.3)) == ["10.0.0.5"]
             assert peer.asked(NAME, "A") == 3
 
     async def test_lasting_servfail_is_told_with_the_server(self) -> None:
@@ -152,7 +152,7 @@ class TestDnsResolver:
     async def test_lasting_silence_is_a_timeout(self, bad: Behaviour) -> None:
         async with dns_peer() as peer:
             peer.always(NAME, bad)
-            error = await failure(resolver_of(peer.server))
+            error = await failure(resolver_of(peer.server, attempt_timeout=0.05))
             assert error.reason is ResolutionFailure.TIMEOUT
             assert f"127.0.0.1:{peer.port} gave no answer within 0.05 s" in str(error)
 
@@ -306,7 +306,7 @@ class TestDnsResolver:
     async def test_many_addresses_are_cut_and_none_comes_twice(self) -> None:
         async with dns_peer() as peer:
             peer.add(NAME, "A", *(f"10.0.0.{number}" for number in range(250)))
-            addresses = await found(resolver_of(peer.server, attempt_timeout=1))
+            addresses = await found(resolver_of(peer.server))
             assert len(addresses) == len(set(addresses)) == 32
 
     async def test_names_are_absolute(self) -> None:
@@ -364,7 +364,7 @@ class TestResolvConf:
         path = tmp_path / "resolv.conf"
         async with dns_peer() as peer:
             peer.add(NAME, "A", "10.0.0.5")
-            resolver = resolver_of(ResolvConf(path, port=peer.port), timeout=0.2, attempt_timeout=1)
+            resolver = resolver_of(ResolvConf(path, port=peer.port), timeout=0.2)
             path.write_text("nameserver 127.0.0.2\n")
             with pytest.raises(ResolutionError, match=r"127[.]0[.]0[.]2"):
                 await resolver.addresses(NAME)
