@@ -451,18 +451,18 @@ def _with_challenge(
 
 
 def _dump_challenges(challenges: Sequence[Challenge]) -> str:
-    return json.dumps(
-        [
-            {
-                "type": challenge.type.value,
-                "token": challenge.token,
-                "status": challenge.status.value,
-                "validated_at": None if challenge.validated_at is None else format_time(challenge.validated_at),
-                "error": None if challenge.error is None else dict(challenge.error),
-            }
-            for challenge in challenges
-        ],
-        separators=(",", ":"),
+    """Canonical JSON, so that a compare-and-swap may compare it. Put together by hand: an order writes it five times, and the
+    library takes three times as long. Only an error needs escaping: tokens are base64url (§8.3).
+    """
+    return f"[{','.join(map(_dump_challenge, challenges))}]"
+
+
+def _dump_challenge(challenge: Challenge) -> str:
+    validated_at = "null" if challenge.validated_at is None else f'"{format_time(challenge.validated_at)}"'
+    error = "null" if challenge.error is None else json.dumps(dict(challenge.error), separators=(",", ":"))
+    return (
+        f'{{"type":"{challenge.type.value}","token":"{challenge.token}","status":"{challenge.status.value}",'
+        f'"validated_at":{validated_at},"error":{error}}}'
     )
 
 

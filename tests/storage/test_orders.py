@@ -2,15 +2,18 @@
 
 import asyncio
 import dataclasses
+import json
 from datetime import timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from acmeca.acme.identifiers import Identifier, IdentifierType
-from acmeca.acme.objects import Authorization, ChallengeType, Order
+from acmeca.acme.objects import Authorization, Challenge, ChallengeType, Order
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus, IllegalMoveError, OrderStatus
-from acmeca.storage import audit
+from acmeca.storage import audit, orders
 from acmeca.storage.errors import StaleError
 from acmeca.storage.orders import close_order
 from acmeca.storage.store import Store
@@ -26,6 +29,7 @@ from tests.support.stored import (
 )
 
 HTTP_01 = ChallengeType.HTTP_01
+TLS_ALPN_01 = ChallengeType.TLS_ALPN_01
 PROBLEM = Problem(ProblemType.CONNECTION, "nobody listens")
 TABLES = ("orders", "authorizations", "order_authorizations", "validation_jobs", "audit")
 
@@ -152,6 +156,47 @@ class TestValidation:
         )
         assert sum(isinstance(outcome, StaleError) for outcome in outcomes) == 9
         assert await rows(store, "SELECT COUNT(*) FROM validation_jobs") == [(1,)]
+
+    async def test_one_challenge_of_several(self, store: Store) -> None:
+        """Of fifty who begin one or the other challenge of an authorization, one does; nobody else's is begun behind it."""
+        owner = await kept_account(store)
+        two = tuple(Challenge(type_, f"token-{type_}", ChallengeStatus.PENDING) for type_ in (HTTP_01, TLS_ALPN_01))
+        part = authorization(owner, challenges=two)
+        await store.orders.create(order(owner, part), [part])
+        outcomes = await asyncio.gather(
+            *(
+                store.orders.begin_validation(part, two[number % 2].type, at=NOW + timedelta(seconds=number))
+                for number in range(50)
+            ),
+            return_exceptions=True,
+        )
+        (begun,) = [outcome for outcome in outcomes if isinstance(outcome, Authorization)]
+        assert sum(isinstance(outcome, StaleError) for outcome in outcomes) == 49
+        (job,) = await store.orders.validation_jobs()
+        assert job.authorization == begun
+        assert job.challenge.status is ChallengeStatus.PROCESSING
+        (other,) = [challenge for challenge in begun.challenges if challenge.status is ChallengeStatus.PENDING]
+        with pytest.raises(StaleError, match="another challenge"):
+            await store.orders.begin_validation(begun, other.type, at=NOW)
+
+    @settings(deadline=None, max_examples=50)
+    @given(
+        st.lists(
+            st.builds(
+                Challenge,
+                type=st.sampled_from(ChallengeType),
+                token=st.from_regex(r"[A-Za-z0-9_-]{1,43}", fullmatch=True),
+                status=st.sampled_from(ChallengeStatus),
+                validated_at=st.sampled_from([None, NOW]),
+                error=st.none() | st.dictionaries(st.text(), st.text()),
+            )
+        )
+    )
+    def test_challenges_are_kept_as_json(self, challenges: list[Challenge]) -> None:
+        """What is put together by hand is what the library would write, and is read back as it was."""
+        text = orders._dump_challenges(challenges)
+        assert json.dumps(json.loads(text), separators=(",", ":")) == text
+        assert orders._load_challenges(text) == tuple(challenges)
 
     async def test_valid(self, store: Store) -> None:
         owner = await kept_account(store)
