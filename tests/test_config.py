@@ -29,6 +29,7 @@ from acmeca.config import (
 )
 from acmeca.config.mistakes import describe_mistake, show
 from acmeca.config.values import ListenAddress, parse_base_url, parse_listen_address
+from acmeca.policy.limits import Limit, Rate
 
 HERE = Path("/etc/acmeca/acmeca.toml")
 GOOD: dict[str, dict[str, Any]] = {
@@ -402,7 +403,7 @@ def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(
         ("basurl = 'https://x.internal'", "did you mean base_url in [server]?"),
         ("qwertyuiop = 1", "qwertyuiop: stands before the first section; keys stand below a [section]"),
         ("[srver]", "[srver]: there is no such section; did you mean server?"),
-        ("[x]", "[x]: there is no such section; there are: server, ca, policy, validation, status, storage"),
+        ("[x]", "[x]: there is no such section; there are: server, ca, policy, validation, "),
         ("[server]\nbase_url = ", "is not TOML: Invalid value (at end of document)"),
         ("[server]\n[server]", "is not TOML"),
         ("", 'server.base_url: missing; it has no default; write for instance: base_url = "https://'),
@@ -607,6 +608,47 @@ def test_certificates_are_kept_for_ever_or_for_a_time(value: str, kept: timedelt
 def test_certificates_are_not_kept_for_less(value: object) -> None:
     """A CRL or an OCSP answer lives for up to 30 days: none that tells of a forgotten certificate is good any more."""
     assert 'or "never"' in str(mistake_in("retention", "certificates", value))
+
+
+# --- rate limits --------------------------------------------------------------------------------------------------
+
+
+def test_rate_limits_have_defaults() -> None:
+    rates = config_with().limits.rates
+    assert {limit.value: str(rate) for limit, rate in rates.items()} == {
+        "new_accounts_per_address": "20000/1d",
+        "new_orders_per_account": "20000/1h",
+        "failed_validations_per_account_and_name": "60/1h",
+    }
+
+
+def test_rate_limits_as_they_are_written() -> None:
+    config = config_with(
+        "limits",
+        new_orders_per_account="300/3h",
+        certificates_per_name="5/week",
+        failed_validations_per_account_and_name="off",
+        new_accounts_per_address="off",
+    )
+    assert config.limits.rates == {
+        Limit.NEW_ORDERS_PER_ACCOUNT: Rate(300, 10_800),
+        Limit.CERTIFICATES_PER_NAME: Rate(5, 604_800),
+    }
+    assert config_with("limits", {"ACMECA_LIMITS__NEW_ORDERS_PER_ACCOUNT": "7/day"}).limits.rates[
+        Limit.NEW_ORDERS_PER_ACCOUNT
+    ] == Rate(7, 86_400)
+
+
+@pytest.mark.parametrize("value", ["", "5", "5/fortnight", "0/day", 5, True, ["5/day"], "Off"])
+def test_what_is_no_rate_limit(value: Any) -> None:
+    told = mistake_with("limits", "certificates_per_name", value)
+    assert told.startswith("limits.certificates_per_name: got ")
+    assert "write" in told
+
+
+def test_every_limit_that_is_configured_has_its_key() -> None:
+    keys = set(SECTIONS["limits"].model_fields)
+    assert keys == {limit.value for limit in Limit} - {Limit.GRANT_QUOTA.value}
 
 
 # --- the reference --------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from tests.support.server import running_ca
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
 AT_ONCE: Final = 50
+ORDERS: Final = 30  # of one account in an hour
 STAGES: Final = ("sqlite", "postgresql", "workers", "replicas")
 
 
@@ -61,7 +62,8 @@ class Stage:
 
 
 async def in_process(stack: AsyncExitStack, **sections: dict[str, object]) -> Stage:
-    ca = await stack.enter_async_context(running_ca(**sections))
+    limits = {"new_orders_per_account": f"{ORDERS}/1h"}
+    ca = await stack.enter_async_context(running_ca(limits=limits, **sections))
     return Stage(ca.directory_url, ca.tls(check_time=False), ca.provisioned)
 
 
@@ -72,7 +74,8 @@ async def in_processes(
     await stack.enter_async_context(http_peer(tokens(provisioned), port=front.http_port))
     roots = ""
     for server in servers:
-        process = await asyncio.to_thread(server.serve, *options)
+        environment = {"ACMECA_LIMITS__NEW_ORDERS_PER_ACCOUNT": f"{ORDERS}/1h"}
+        process = await asyncio.to_thread(server.serve, *options, env=environment)
         stack.callback(process.close)
         roots = server.root_path.read_text()
     return Stage(front.directory_url, ssl.create_default_context(cadata=roots), provisioned)
@@ -206,6 +209,16 @@ async def test_giving_up_and_finalizing(stage: Stage) -> None:
     assert status == ("valid" if finalized["200"] else "invalid")
 
 
+async def test_a_rate_limit(stage: Stage) -> None:
+    """§6.6: "N orders in an hour" are N orders in an hour, whichever processes they come to."""
+    client = await stage.client()
+    await client.register()
+    copies = await stage.copies(client)
+    answers = await asyncio.gather(*(copy.order_answer("limited.localhost") for copy in copies))
+    assert told(answers) == {"201": ORDERS, "rateLimited": AT_ONCE - ORDERS}
+    assert len((await client.post((await client.post(client.account_url)).json["orders"])).json["orders"]) == ORDERS
+
+
 async def test_an_account_that_ends(stage: Stage) -> None:
     """§7.3.6: whoever comes after the deactivation is refused, at every process."""
     client = await stage.client()
@@ -217,6 +230,6 @@ async def test_an_account_that_ends(stage: Stage) -> None:
             for number, copy in enumerate(copies)
         )
     )
-    assert set(told(answers)) <= {"200", "201", "unauthorized"}
+    assert set(told(answers)) <= {"200", "201", "unauthorized", "rateLimited"}
     after = await asyncio.gather(*(copy.order_answer("ended.localhost") for copy in copies))
     assert told(after) == {"unauthorized": AT_ONCE}

@@ -37,6 +37,7 @@ from acmeca.service.issuance import Issuance
 from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy, to_pem
 from acmeca.service.jobs import Jobs
 from acmeca.service.leadership import Leadership
+from acmeca.service.limits import Limits
 from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
 from acmeca.service.probes import Disks, WriteWatch, in_thread
@@ -159,7 +160,8 @@ async def _compose(
     client = build_dns_client(config)
     caa = build_caa(config, client)
 
-    accounts = Accounts(store, urls=urls, ambient=ambient, weak_keys=weak_keys)
+    limits = Limits(store, rates=config.limits.rates, ambient=ambient, observer=metrics)
+    accounts = Accounts(store, urls=urls, limits=limits, ambient=ambient, weak_keys=weak_keys)
     status = Status(
         store,
         issuers=issuers,
@@ -183,7 +185,7 @@ async def _compose(
         observer=metrics,
         weak_keys=weak_keys,
     )
-    orders = Orders(store, issuance=issuance, names=names, challenges=challenge_policy, ambient=ambient)
+    orders = Orders(store, issuance=issuance, names=names, challenges=challenge_policy, limits=limits, ambient=ambient)
     challenges = Challenges(
         store,
         others=others,
@@ -191,6 +193,7 @@ async def _compose(
         validations=build_validations(config, client, own_endpoints=endpoints),
         further=caa,
         policy=challenge_policy,
+        limits=limits,
         urls=urls,
         ambient=ambient,
         observer=metrics,

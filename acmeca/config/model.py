@@ -28,6 +28,7 @@ from acmeca.config.values import (
     parse_file,
     parse_host_address,
     parse_host_name,
+    parse_limit,
     parse_listen_address,
     parse_network,
     parse_port,
@@ -38,6 +39,7 @@ from acmeca.config.values import (
     parse_zone,
     table_like,
 )
+from acmeca.policy.limits import Limit, Rate
 from acmeca.policy.names import Network
 from acmeca.policy.profiles import DEFAULT_LIFETIME
 from acmeca.policy.suffixes import parse_own_top_level, refuse_suffix
@@ -130,6 +132,7 @@ AllowedName = Annotated[str, BeforeValidator(parse_allowed_name), AfterValidator
 OwnTopLevel = Annotated[str, BeforeValidator(parse_allowed_name), AfterValidator(parse_own_top_level)]
 AllowedNetwork = Annotated[Network, BeforeValidator(parse_network)]
 OfferedType = Annotated[ChallengeType, BeforeValidator(parse_challenge_type)]
+RateOrOff = Annotated[Rate | None, BeforeValidator(parse_limit)]
 ResolverAddress = Annotated[Server, BeforeValidator(parse_resolver)]
 Zone = Annotated[str, BeforeValidator(parse_zone)]
 HostName = Annotated[str, BeforeValidator(parse_host_name)]
@@ -209,6 +212,21 @@ class ValidationSection(_Section):
     tls_alpn_port: Port = 443
 
 
+class LimitsSection(_Section):
+    """`[limits]`: how often something may be done (RFC 8555 §6.6). The keys are the values of `policy.limits.Limit`."""
+
+    new_accounts_per_address: RateOrOff = Rate(20_000, 86_400)
+    new_orders_per_account: RateOrOff = Rate(20_000, 3_600)
+    certificates_per_name: RateOrOff = None
+    failed_validations_per_account_and_name: RateOrOff = Rate(60, 3_600)
+
+    @property
+    def rates(self) -> dict[Limit, Rate]:
+        """Those that are not off."""
+        rates = {limit: getattr(self, limit.value) for limit in Limit if limit.value in type(self).model_fields}
+        return {limit: rate for limit, rate in rates.items() if rate is not None}
+
+
 class StatusSection(_Section):
     """`[status]`: how long status information lives."""
 
@@ -252,6 +270,7 @@ class Config(_Section):
     ca: CaSection = CaSection()
     policy: PolicySection
     validation: ValidationSection = ValidationSection()
+    limits: LimitsSection = LimitsSection()
     status: StatusSection = StatusSection()
     storage: StorageSection = StorageSection()
     retention: RetentionSection = RetentionSection()

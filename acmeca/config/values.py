@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from acmeca.acme.identifiers import canonical_dns_name, canonical_ip
 from acmeca.acme.objects import ChallengeType
+from acmeca.policy.limits import Rate, parse_rate
 from acmeca.policy.names import Network, parse_name_pattern
 from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.validation.networks import IPAddress
@@ -26,6 +27,7 @@ _SECONDS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _MAX_DURATION: Final = timedelta(days=36_500)  # beyond it dates overflow
 
 _NEVER: Final = "never"
+_OFF: Final = "off"
 
 _ORIGIN: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)\Z", re.DOTALL)
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?\Z")
@@ -93,6 +95,19 @@ def never_or(parse: Callable[[object], timedelta]) -> Callable[[object], timedel
             raise ValueError(f'{error}; or "{_NEVER}"') from None
 
     return parse_both
+
+
+def parse_limit(value: object) -> Rate | None:
+    """How often something may happen, like `500/week`; `off` is None."""
+    if value is None or isinstance(value, Rate):
+        return value
+    text = parse_text(value)
+    if text == _OFF:
+        return None
+    try:
+        return parse_rate(text)
+    except ValueError as error:
+        raise ValueError(f'{error}; or "{_OFF}"') from None
 
 
 # --- plain types --------------------------------------------------------------------------------------------------

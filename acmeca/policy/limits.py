@@ -150,9 +150,9 @@ def free_at(uses: Uses, rate: Rate, wanted: int, now: int) -> int | None:
 def used(uses: Uses, rate: Rate, count: int, now: int) -> Uses:
     """The uses with `count` more at `now`. `uses` come from `counted`."""
     end = _grain_end(rate, now)
-    kept = dict(uses)
-    kept[end] = kept.get(end, 0) + count
-    return tuple(sorted(kept.items()))
+    if uses and uses[-1][0] == end:  # the last one: `counted` leaves nothing behind it
+        return (*uses[:-1], (end, uses[-1][1] + count))
+    return (*uses, (end, count))
 
 
 def whole_at(uses: Uses, rate: Rate) -> int:

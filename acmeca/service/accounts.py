@@ -1,6 +1,7 @@
 """Accounts: newAccount, update, keyChange and deactivation (RFC 8555 §7.3), and who is behind a `kid`."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -14,8 +15,11 @@ from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AccountStatus
 from acmeca.pki.spki import encode_public_key
 from acmeca.policy.keys import check_key
+from acmeca.policy.limits import Taking
 from acmeca.service.ambient import Ambient
+from acmeca.service.limits import Limits
 from acmeca.storage.errors import KeyRefusedError, KeyTakenError, StaleError
+from acmeca.storage.limits import LimitReachedError
 from acmeca.storage.store import Store
 from acmeca.urls import Urls
 
@@ -39,10 +43,17 @@ class Accounts:
     """
 
     def __init__(
-        self, store: Store, *, urls: Urls, ambient: Ambient, weak_keys: frozenset[bytes] = frozenset()
+        self,
+        store: Store,
+        *,
+        urls: Urls,
+        limits: Limits,
+        ambient: Ambient,
+        weak_keys: frozenset[bytes] = frozenset(),
     ) -> None:
         self._store = store
         self._urls = urls
+        self._limits = limits
         self._weak_keys = weak_keys
         self._ambient = ambient
         self._load_key = lru_cache(maxsize=_KEPT_KEYS)(load_jwk)
@@ -55,18 +66,19 @@ class Accounts:
         account, is_blocked = found
         return KnownAccount(account, self._load_key(account.jwk), is_blocked)
 
-    async def new_account(self, key: PublicKey, payload: bytes) -> tuple[Account, bool]:
+    async def new_account(self, key: PublicKey, payload: bytes, *, address: str | None = None) -> tuple[Account, bool]:
         """§7.3: the account of this key, and whether it is new. A key that is refused is in the audit.
 
         Step 1: a blocked key gets nothing, not even the account that it has (RULES §1). Step 2: a key that is known gets its
         account, before the payload is looked at (§7.3.1 returns the account whatever else was sent). Step 3: a client that
         only asks is told that there is none. Step 4: the key has to be acceptable (RULES §1). Step 5: the account is stored,
-        unless the key was certified.
+        unless the key was certified, or no more may come from this `address`.
         """
+        actor, takings = audit.key_actor(key.thumbprint), self._limits.of_new_account(address)
         # Step 1
         if await self._store.certificates.is_blocked(key.thumbprint):
             raise await self._refusal(
-                audit.key_actor(key.thumbprint), key, "the account's key was reported as compromised; make a new one"
+                actor, key, "the account's key was reported as compromised; make a new one", takings=takings
             )
         # Step 2
         existing = await self._store.accounts.by_thumbprint(key.thumbprint)
@@ -77,7 +89,7 @@ class Accounts:
         if request.only_return_existing:
             raise Problem(ProblemType.ACCOUNT_DOES_NOT_EXIST, "no account has this key")
         # Step 4
-        await self._require_acceptable(audit.key_actor(key.thumbprint), key)
+        await self._require_acceptable(actor, key, takings=takings)
         # Step 5
         account = Account(
             id=self._ambient.new_id(),
@@ -88,11 +100,13 @@ class Accounts:
             created_at=self._ambient.now(),
         )
         try:
-            stored = await self._store.accounts.create(account, spki_sha256=_spki_sha256(key))
+            stored = await self._store.accounts.create(account, spki_sha256=_spki_sha256(key), takings=takings)
         except KeyRefusedError as error:
             raise await self._refusal(
-                audit.key_actor(key.thumbprint), key, f"the account's key cannot be used: {error}"
+                actor, key, f"the account's key cannot be used: {error}", takings=takings
             ) from None
+        except LimitReachedError as error:
+            raise await self._limits.refusal(error, actor=actor) from None
         if stored.id != account.id:  # somebody with the same key was faster
             return _require_valid(stored), False
         return stored, True
@@ -132,14 +146,17 @@ class Accounts:
         )
         await self._store.note(event, at=self._ambient.now())
 
-    async def _require_acceptable(self, actor: str, key: PublicKey) -> None:
+    async def _require_acceptable(self, actor: str, key: PublicKey, *, takings: Sequence[Taking] = ()) -> None:
         reason = check_key(key.key, None, weak_keys=self._weak_keys)
         if reason is not None:
-            raise await self._refusal(actor, key, f"the account's key cannot be used: {reason}")
+            raise await self._refusal(actor, key, f"the account's key cannot be used: {reason}", takings=takings)
 
-    async def _refusal(self, actor: str, key: PublicKey, detail: str) -> Problem:
+    async def _refusal(self, actor: str, key: PublicKey, detail: str, *, takings: Sequence[Taking] = ()) -> Problem:
         event = audit.AccountRefused(actor=actor, thumbprint=key.thumbprint, reason=detail)
-        await self._store.note(event, at=self._ambient.now())
+        try:
+            await self._store.note(event, at=self._ambient.now(), takings=takings)
+        except LimitReachedError as error:
+            return await self._limits.refusal(error, actor=actor)
         return Problem(ProblemType.BAD_PUBLIC_KEY, detail)
 
     async def update(self, account: Account, request: AccountUpdate) -> Account:

@@ -17,16 +17,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+from acmeca import audit
 from acmeca.acme.objects import Account, Authorization, ChallengeType
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
 from acmeca.policy.challenges import ChallengePolicy
 from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
+from acmeca.service.limits import Limits
 from acmeca.service.observation import Observer
 from acmeca.service.turns import Turns
 from acmeca.service.validations import FurtherCheck, Outcome, Target, Validation
 from acmeca.storage.errors import StaleError
+from acmeca.storage.limits import LimitReachedError
 from acmeca.storage.store import Store
 from acmeca.storage.writers import Others
 from acmeca.urls import Urls
@@ -57,6 +60,7 @@ class Challenges:
         accounts: Accounts,
         validations: Mapping[ChallengeType, Validation],
         policy: ChallengePolicy,
+        limits: Limits,
         urls: Urls,
         ambient: Ambient,
         observer: Observer,
@@ -67,6 +71,7 @@ class Challenges:
         self._accounts = accounts
         self._validations = validations
         self._policy = policy
+        self._limits = limits
         self._further = further
         self._urls = urls
         self._ambient = ambient
@@ -111,7 +116,14 @@ class Challenges:
                     headers={"Retry-After": "10"},
                 )
             try:
-                authorization = await self._store.orders.begin_validation(authorization, type_, at=self._ambient.now())
+                authorization = await self._store.orders.begin_validation(
+                    authorization,
+                    type_,
+                    at=self._ambient.now(),
+                    failure=self._limits.of_failure(account.id, authorization.identifier),
+                )
+            except LimitReachedError as error:
+                raise await self._limits.refusal(error, actor=audit.account_actor(account.id)) from None
             except StaleError:  # another request began it, or another challenge
                 return await self.authorization(account, authorization_id)
             validation = self._start(authorization, type_)
@@ -200,7 +212,12 @@ class Challenges:
                     found = await self._find(authorization, target)
             problem = found.problem
             judged = await self._store.orders.record_outcome(
-                authorization, type_, problem=problem, evidence=found.evidence, at=self._ambient.now()
+                authorization,
+                type_,
+                problem=problem,
+                evidence=found.evidence,
+                at=self._ambient.now(),
+                failure=self._limits.of_failure(authorization.account_id, authorization.identifier),
             )
             outcome = "valid" if problem is None else problem.type.value
         except StaleError:

@@ -26,6 +26,9 @@ class Observer(Protocol):
     def finalized(self, seconds: float) -> None:
         """From the CSR of a finalize to its certificate, as `issued` tells of too."""
 
+    def limited(self, limit: str) -> None:
+        """A request was refused because this rate limit had no room (`policy/limits.py`)."""
+
     def revoked(self, reason: int | None) -> None:
         """A certificate was revoked, or its reason was raised to keyCompromise (RFC 5280 §5.3.1)."""
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from acmeca import audit
 from acmeca.acme.challenges import new_token
 from acmeca.acme.identifiers import Identifier
 from acmeca.acme.objects import Account, Authorization, Challenge, Order
@@ -15,7 +16,9 @@ from acmeca.policy.challenges import ChallengePolicy
 from acmeca.policy.names import NamePolicy
 from acmeca.service.ambient import Ambient
 from acmeca.service.issuance import Issuance
+from acmeca.service.limits import Limits
 from acmeca.storage.errors import StaleError
+from acmeca.storage.limits import LimitReachedError
 from acmeca.storage.orders import OrderPage
 from acmeca.storage.store import Store
 
@@ -35,12 +38,14 @@ class Orders:
         issuance: Issuance,
         names: NamePolicy,
         challenges: ChallengePolicy,
+        limits: Limits,
         ambient: Ambient,
     ) -> None:
         self._store = store
         self._issuance = issuance
         self._names = names
         self._challenges = challenges
+        self._limits = limits
         self._ambient = ambient
 
     async def new_order(self, account: Account, request: NewOrder) -> Order:
@@ -54,9 +59,7 @@ class Orders:
             )
         refusals = self._refusals(request.identifiers)
         if refusals:
-            await self._store.orders.record_refusal(
-                account.id, {str(problem.identifier): problem.detail for problem in refusals}, at=now
-            )
+            await self._record_refusal(account, refusals, now)
             raise join_problems(refusals, detail=f"{len(refusals)} of the names are not issued for; see subproblems")
         authorizations = [self._new_authorization(account, identifier, now) for identifier in request.identifiers]
         order = Order(
@@ -68,10 +71,15 @@ class Orders:
             created_at=now,
             expires_at=now + _LIFETIME,
         )
+        unproven = (item.identifier for item in authorizations if item.status is AuthorizationStatus.PENDING)
         try:
-            await self._store.orders.create(order, authorizations)
+            await self._store.orders.create(
+                order, authorizations, takings=self._limits.of_new_order(account.id, unproven)
+            )
         except StaleError:
             raise Problem(ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile", status=401) from None
+        except LimitReachedError as error:
+            raise await self._limits.refusal(error, actor=audit.account_actor(account.id)) from None
         return order
 
     async def order(self, account: Account, order_id: str) -> Order:
@@ -126,6 +134,18 @@ class Orders:
                 for type_ in self._challenges.offered(identifier)
             ),
         )
+
+    async def _record_refusal(self, account: Account, refusals: Sequence[Problem], now: datetime) -> None:
+        """A refused order counts as one: each stands in the audit."""
+        try:
+            await self._store.orders.record_refusal(
+                account.id,
+                {str(problem.identifier): problem.detail for problem in refusals},
+                at=now,
+                takings=self._limits.of_new_order(account.id),
+            )
+        except LimitReachedError as error:
+            raise await self._limits.refusal(error, actor=audit.account_actor(account.id)) from None
 
     def _refusals(self, identifiers: Sequence[Identifier]) -> tuple[Problem, ...]:
         """A problem for each identifier at fault: it is not issued for, or no challenge is offered for it."""

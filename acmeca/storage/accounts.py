@@ -7,15 +7,18 @@ same transaction. Nothing remembers the old one: it may make an account of its o
 """
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 
 from acmeca import audit
 from acmeca.acme.jwk import PublicKey
 from acmeca.acme.objects import Account
 from acmeca.acme.states import ACCOUNT_MOVES, AccountStatus, require_move
+from acmeca.policy.limits import Taking
 from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Entry, Reader, Row, Transaction
 from acmeca.storage.errors import KeyRefusedError, KeyTakenError, StaleError
+from acmeca.storage.limits import take
 from acmeca.storage.times import from_seconds, to_seconds
 
 
@@ -41,11 +44,12 @@ class Accounts:
     async def by_thumbprint(self, thumbprint: str) -> Account | None:
         return await _by_thumbprint(self._database, thumbprint)
 
-    async def create(self, account: Account, *, spki_sha256: bytes) -> Account:
+    async def create(self, account: Account, *, spki_sha256: bytes, takings: Sequence[Taking] = ()) -> Account:
         """Store a new account, or return the one that has its key already (§7.3.1), whoever came first.
 
         A key that was certified raises `KeyRefusedError`: certificate keys and account keys are never the same (RFC 8555
-        §11.1). `spki_sha256` is the digest of its SubjectPublicKeyInfo, as certificates are kept by.
+        §11.1). `spki_sha256` is the digest of its SubjectPublicKeyInfo, as certificates are kept by. `takings` are the limits that a
+        new account uses; `LimitReachedError` when one has no room.
         """
 
         async def body(tx: Transaction) -> Account:
@@ -53,6 +57,7 @@ class Accounts:
             if existing is not None:
                 return existing
             await _require_not_certified(tx, spki_sha256)
+            await take(tx, takings, at=account.created_at)
             await insert_account(tx, account)
             event = audit.AccountCreated(
                 actor=audit.account_actor(account.id),

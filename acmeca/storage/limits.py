@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from acmeca import audit
@@ -20,6 +21,7 @@ from acmeca.storage.database import Database, Reader, Row, Transaction
 from acmeca.storage.errors import StorageError
 from acmeca.storage.times import from_seconds, to_seconds
 
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":")).encode  # made once: it costs more than what it does here
 _SOON: Final = 10  # seconds: what is under way has an end by then, one way or the other
 
 
@@ -44,34 +46,37 @@ async def take(tx: Transaction, takings: Sequence[Taking], *, at: datetime) -> N
     if not takings:
         return
     now = to_seconds(at)
-    kept = await _uses(tx, takings, now)
+    keyed = [(taking.key, taking) for taking in takings]
+    kept = await _all_kept(tx, keyed, now)
+    uses = {key: row.uses for key, row in kept.items()}
     reached = []
-    for taking in takings:
-        uses = kept[taking.key]
-        free = limits.free_at(uses, taking.rate, max(1, taking.count), now)
+    for key, taking in keyed:
+        free = limits.free_at(uses[key], taking.rate, max(1, taking.count), now)
         if free is not None:
             reached.append(Reached(taking, from_seconds(free)))
         elif taking.count:
-            kept[taking.key] = limits.used(uses, taking.rate, taking.count, now)
+            uses[key] = limits.used(uses[key], taking.rate, taking.count, now)
     if reached:
         raise LimitReachedError(reached)
-    for taking in {item.key: item for item in takings if item.count}.values():
-        await _keep(tx, taking, kept[taking.key])
+    for key, taking in dict(keyed).items():
+        if uses[key] is not kept[key].uses:
+            await _keep(tx, key, taking.rate, uses[key], before=kept[key])
 
 
 async def count(tx: Transaction, taking: Taking, *, at: datetime) -> None:
     """Use a limit whether or not it has room: what it counts has happened."""
     now = to_seconds(at)
-    uses = (await _uses(tx, [taking], now))[taking.key]
-    await _keep(tx, taking, limits.used(uses, taking.rate, taking.count, now))
+    kept = await _kept(tx, taking, now)
+    uses = limits.used(kept.uses, taking.rate, taking.count, now)
+    await _keep(tx, taking.key, taking.rate, uses, before=kept)
 
 
 async def require_room(tx: Transaction, taking: Taking, *, besides: int, at: datetime) -> None:
     """Raise `LimitReachedError` when a limit has no room for what `taking` wants, with `besides` more that may be used any moment."""
     now = to_seconds(at)
-    uses = (await _uses(tx, [taking], now))[taking.key]
-    free = limits.free_at(uses, taking.rate, max(1, taking.count), now)
-    if free is None and limits.free_at(uses, taking.rate, max(1, taking.count) + besides, now) is not None:
+    uses = (await _kept(tx, taking, now)).uses
+    free = limits.free_at(uses, taking.rate, taking.count, now)
+    if free is None and limits.free_at(uses, taking.rate, taking.count + besides, now) is not None:
         free = now + _SOON
     if free is not None:
         raise LimitReachedError([Reached(taking, from_seconds(free))])
@@ -100,7 +105,7 @@ class Limits:
 
     async def used(self, taking: Taking, *, at: datetime) -> int:
         """How much of a limit is used up."""
-        return sum(count for _, count in (await _uses(self._database, [taking], to_seconds(at)))[taking.key])
+        return sum(count for _, count in (await _kept(self._database, taking, to_seconds(at))).uses)
 
     async def usages(self, *, at: datetime) -> list[Usage]:
         """Every limit that something of is used up, the fullest first."""
@@ -120,25 +125,48 @@ class Limits:
         return await self._database.write(body)
 
 
-async def _uses(reader: Reader, takings: Sequence[Taking], now: int) -> dict[str, Uses]:
-    """By key, what still counts at `now`."""
-    rates = {taking.key: taking.rate for taking in takings}
-    kept: dict[str, Uses] = dict.fromkeys(rates, ())
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What of a limit still counts, and the row's column; None where there is no row."""
+
+    uses: Uses = ()
+    whole_at: int | None = None
+
+
+async def _all_kept(reader: Reader, keyed: Sequence[tuple[str, Taking]], now: int) -> dict[str, _Kept]:
+    rates = {key: taking.rate for key, taking in keyed}
+    found = dict.fromkeys(rates, _Kept())
     places = ", ".join(f"${number}" for number in range(1, len(rates) + 1))
-    for row in await reader.fetch_all(f"SELECT name, uses FROM limits WHERE name IN ({places})", *rates):
-        kept[row["name"]] = limits.counted(_parse(row["uses"]), rates[row["name"]], now)
-    return kept
+    for row in await reader.fetch_all(f"SELECT name, uses, whole_at FROM limits WHERE name IN ({places})", *rates):
+        found[row["name"]] = _read(row, rates[row["name"]], now)
+    return found
 
 
-async def _keep(tx: Transaction, taking: Taking, uses: Uses) -> None:
+async def _kept(reader: Reader, taking: Taking, now: int) -> _Kept:
+    row = await reader.fetch_one("SELECT uses, whole_at FROM limits WHERE name = $1", taking.key)
+    return _Kept() if row is None else _read(row, taking.rate, now)
+
+
+def _read(row: Row, rate: Rate, now: int) -> _Kept:
+    return _Kept(limits.counted(_parse(row["uses"]), rate, now), row["whole_at"])
+
+
+async def _keep(tx: Transaction, key: str, rate: Rate, uses: Uses, *, before: _Kept) -> None:
+    text, whole_at = _ENCODE(uses), limits.whole_at(uses, rate)
+    if whole_at == before.whole_at:  # within a grain, as nearly always under load: no index moves
+        await tx.execute("UPDATE limits SET rate = $1, uses = $2 WHERE name = $3", _show(rate), text, key)
+        return
     await tx.execute(
         "INSERT INTO limits (name, rate, uses, whole_at) VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO UPDATE"
         " SET rate = excluded.rate, uses = excluded.uses, whole_at = excluded.whole_at",
-        taking.key,
-        str(taking.rate),
-        json.dumps(uses, separators=(",", ":")),
-        limits.whole_at(uses, taking.rate),
+        key,
+        _show(rate),
+        text,
+        whole_at,
     )
+
+
+_show = lru_cache(maxsize=1024)(str)  # a few, and each stands in many rows
 
 
 def _parse(text: str) -> Uses:

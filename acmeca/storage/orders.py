@@ -26,9 +26,11 @@ from acmeca.acme.states import (
     OrderStatus,
     require_move,
 )
+from acmeca.policy.limits import Taking
 from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Reader, Row, Transaction
 from acmeca.storage.errors import StaleError
+from acmeca.storage.limits import count, require_room, take
 from acmeca.storage.times import from_seconds, to_seconds
 
 _NOTED_REFUSALS: Final = 6
@@ -66,10 +68,16 @@ class Orders:
         self._instance = instance
         self.on_invalid: Callable[[int], None] = _tell_nobody
 
-    async def create(self, order: Order, authorizations: Sequence[Authorization]) -> None:
-        """Store a new order with its new authorizations, or nothing; `StaleError` when the account is valid no longer."""
+    async def create(
+        self, order: Order, authorizations: Sequence[Authorization], *, takings: Sequence[Taking] = ()
+    ) -> None:
+        """Store a new order with its new authorizations, or nothing; `StaleError` when the account is valid no longer.
+
+        `takings` are the limits that it uses; `LimitReachedError` when one has no room.
+        """
 
         async def body(tx: Transaction) -> None:
+            await take(tx, takings, at=order.created_at)
             inserted = await tx.execute(
                 "INSERT INTO orders (id, account_id, status, identifiers, created_at, expires_at, profile, profile_id,"
                 " not_before, not_after, replaces) SELECT $1, id, $3, $4, $5, $6, $7, $8, $9, $10, $11"
@@ -111,8 +119,13 @@ class Orders:
 
         await self._database.write(body)
 
-    async def record_refusal(self, account_id: str, reasons: Mapping[str, str], *, at: datetime) -> None:
-        """Write down that an order was refused, and why, for the first names: one request must not fill the disk."""
+    async def record_refusal(
+        self, account_id: str, reasons: Mapping[str, str], *, at: datetime, takings: Sequence[Taking] = ()
+    ) -> None:
+        """Write down that an order was refused, and why, for the first names: one request must not fill the disk.
+
+        Nor must many: it uses the limits `takings`, and nothing is written (`LimitReachedError`) when one has no room.
+        """
         event = audit.OrderRefused(
             actor=audit.account_actor(account_id),
             account_id=account_id,
@@ -121,6 +134,7 @@ class Orders:
         )
 
         async def body(tx: Transaction) -> None:
+            await take(tx, takings, at=at)
             await append(tx, writer=self._writer, at=at, event=event)
 
         await self._database.write(body)
@@ -171,11 +185,18 @@ class Orders:
         return True
 
     async def begin_validation(
-        self, authorization: Authorization, challenge_type: ChallengeType, *, at: datetime
+        self,
+        authorization: Authorization,
+        challenge_type: ChallengeType,
+        *,
+        at: datetime,
+        failure: Taking | None = None,
     ) -> Authorization:
         """Move a pending challenge to processing and leave a job for it.
 
         `StaleError` when it moved meanwhile, or another challenge of the authorization is under way: one outcome decides it.
+        `failure` is the limit that a failure would use: it has to have room for this one and for all that are under way, as each
+        of them may fail; `LimitReachedError` otherwise.
         """
         if any(challenge.status is ChallengeStatus.PROCESSING for challenge in authorization.challenges):
             raise StaleError(f"another challenge of authorization {authorization.id} is under way")
@@ -183,6 +204,8 @@ class Orders:
 
         async def body(tx: Transaction) -> None:
             await _swap_authorization(tx, authorization, moved)
+            if failure is not None:
+                await require_room(tx, failure, besides=await _count_under_way(tx, authorization), at=at)
             await tx.execute(
                 "INSERT INTO validation_jobs (authorization_id, challenge_type, created_at, instance)"
                 " VALUES ($1, $2, $3, $4)",
@@ -232,11 +255,12 @@ class Orders:
         problem: Problem | None,
         evidence: str,
         at: datetime,
+        failure: Taking | None = None,
     ) -> Authorization:
         """Judge a processing challenge: valid without a problem, invalid with one, and roll it up (§7.1.6).
 
         `evidence` is what the audit keeps of how control was shown. `StaleError` when the authorization moved meanwhile
-        (it was deactivated, or another process judged it).
+        (it was deactivated, or another process judged it). `failure` is the limit that a problem uses.
         """
         status = ChallengeStatus.VALID if problem is None else ChallengeStatus.INVALID
         moved = replace(
@@ -259,6 +283,8 @@ class Orders:
                 await _make_orders_ready(tx, authorization.id)
             else:
                 invalidated = await _invalidate_orders(tx, authorization.id, error=problem.to_json())
+                if failure is not None:
+                    await count(tx, failure, at=at)
             event_type = audit.AuthorizationValidated if problem is None else audit.AuthorizationFailed
             event = event_type(
                 actor=audit.account_actor(authorization.account_id),
@@ -400,6 +426,18 @@ async def _swap_authorization(tx: Transaction, old: Authorization, new: Authoriz
     )
     if changed != 1:
         raise StaleError(f"authorization {old.id} changed meanwhile")
+
+
+async def _count_under_way(tx: Transaction, authorization: Authorization) -> int:
+    """How many validations of the same identifier this account has under way."""
+    row = await tx.fetch_one(
+        "SELECT COUNT(*) AS n FROM authorizations a JOIN validation_jobs j ON j.authorization_id = a.id"
+        " WHERE a.account_id = $1 AND a.identifier_value = $2 AND a.identifier_type = $3 AND a.status = 'pending'",
+        authorization.account_id,
+        authorization.identifier.value,
+        authorization.identifier.type.value,
+    )
+    return 0 if row is None else int(row["n"])
 
 
 async def _make_orders_ready(tx: Transaction, authorization_id: str) -> None:

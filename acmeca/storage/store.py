@@ -1,8 +1,10 @@
 """The store: every table of one database, and nothing else."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from acmeca.audit import Event
+from acmeca.policy.limits import Taking
 from acmeca.storage.accounts import Accounts
 from acmeca.storage.audit import append, fetch_newest
 from acmeca.storage.audit_heads import AuditHeads
@@ -12,7 +14,7 @@ from acmeca.storage.database import Database, Transaction
 from acmeca.storage.issuance import Issuance
 from acmeca.storage.issuers import Issuers
 from acmeca.storage.leases import Leases
-from acmeca.storage.limits import Limits
+from acmeca.storage.limits import Limits, take
 from acmeca.storage.orders import Orders
 from acmeca.storage.retention import Retention
 from acmeca.storage.writers import Writer, Writers
@@ -36,10 +38,11 @@ class Store:
         self.audit_heads = AuditHeads(database)
         self.leases = Leases(database, instance=writer.instance)
 
-    async def note(self, event: Event, *, at: datetime) -> None:
-        """Write down an event that changes no other table."""
+    async def note(self, event: Event, *, at: datetime, takings: Sequence[Taking] = ()) -> None:
+        """Write down an event that changes no other table but `limits`. Raises `LimitReachedError`, and then it is not there."""
 
         async def body(tx: Transaction) -> None:
+            await take(tx, takings, at=at)
             await append(tx, writer=self.writer.name, at=at, event=event)
 
         await self.database.write(body)

@@ -1,6 +1,7 @@
 """The resources of RFC 8555 §7 over HTTP. A handler verifies, calls a service, and renders; it decides nothing.
 
-Rule 1: the only thing read from a request besides its body is its path; the URL that a signature has to cover is built
+Rule 1: the only thing read from a request besides its body is its path (and, for newAccount's limit, the address that it came
+from: never `X-Forwarded-For`, which anybody can write); the URL that a signature has to cover is built
 from the configured base (RULES §1, step 6).
 Rule 2: `Retry-After` is in whole seconds and small (some clients understand nothing else).
 """
@@ -88,7 +89,7 @@ class AcmeResources:
 
     async def new_account(self, request: web.Request) -> web.Response:
         sender = await self._services.requests.by_new_key(await _body(request), url=self._urls.new_account)
-        account, is_new = await self._services.accounts.new_account(sender.key, sender.payload)
+        account, is_new = await self._services.accounts.new_account(sender.key, sender.payload, address=request.remote)
         return _json(
             account.to_json(self._urls),
             status=201 if is_new else 200,  # §7.3.1: 200 and the URL for a key that has an account

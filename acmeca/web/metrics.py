@@ -31,6 +31,7 @@ from acmeca import __version__
 from acmeca.acme.objects import ChallengeType
 from acmeca.acme.problem import ProblemType
 from acmeca.pki.ocsp import ResponseStatus
+from acmeca.policy.limits import Limit
 from acmeca.service.administration import REASONS
 from acmeca.service.condition import CrlFigures, Figures
 from acmeca.storage.errors import StorageError
@@ -97,6 +98,13 @@ class Metrics:
             ("status",),
             registry=own,
         )
+        limited = Counter(
+            "acmeca_rate_limited",
+            "Requests refused by a rate limit, by its name in [limits] (RFC 8555 6.6).",
+            ("limit",),
+            registry=own,
+        )
+        self._limited = {limit.value: limited.labels(limit.value) for limit in Limit}
         self._orders = {status: orders.labels(status) for status in ("valid", "invalid")}
         self._validations = Histogram(
             "acmeca_validation_duration_seconds",
@@ -201,6 +209,9 @@ class Metrics:
 
     def finalized(self, seconds: float) -> None:
         self._finalized.observe(seconds)
+
+    def limited(self, limit: str) -> None:
+        self._limited[limit].inc()
 
     def revoked(self, reason: int | None) -> None:
         self._revoked[reason].inc()

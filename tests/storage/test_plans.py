@@ -19,7 +19,16 @@ from tests.support.databases import connect
 from tests.support.server import RunningCa, running_ca, until
 
 GROWING = frozenset(
-    {"orders", "authorizations", "order_authorizations", "certificates", "certificate_names", "audit", "accounts"}
+    {
+        "orders",
+        "authorizations",
+        "order_authorizations",
+        "certificates",
+        "certificate_names",
+        "audit",
+        "accounts",
+        "limits",
+    }
 )
 SHORT = frozenset({"orders_open", "orders_processing", "certificates_unsigned"})  # indexes of what is under way
 LISTED = "certificates_by_recording"  # `acmeca list` without a name: from the newest on, until enough are found

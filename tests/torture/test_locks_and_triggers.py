@@ -85,6 +85,7 @@ WRITTEN: Final = (
     ("crls", "UPDATE"),
     ("crls", "DELETE"),
     ("audit", "INSERT"),
+    ("limits", "INSERT"),
     ("writers", "UPDATE"),
 )
 """What the life of a certificate writes, from the account to the CRL that lists it."""
@@ -104,11 +105,13 @@ NOT_WRITTEN: Final = (
     ("blocked_keys", "DELETE"),
     ("audit", "UPDATE"),
     ("audit", "DELETE"),
+    ("limits", "UPDATE"),
+    ("limits", "DELETE"),
     ("writers", "INSERT"),
     ("writers", "DELETE"),
     *(
         (table, verb)
-        for table in ("audit_heads", "grants", "issuers", "leases", "limits", "profiles", "retention", "schema_version")
+        for table in ("audit_heads", "grants", "issuers", "leases", "profiles", "retention", "schema_version")
         for verb in ("INSERT", "UPDATE", "DELETE")
     ),
 )
