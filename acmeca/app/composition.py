@@ -180,6 +180,7 @@ async def _compose(
         issuers=issuers,
         names=names,
         caa=caa,
+        limits=limits,
         lifetime=config.policy.lifetime,
         ambient=ambient,
         observer=metrics,

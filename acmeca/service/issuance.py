@@ -26,15 +26,18 @@ from acmeca.pki.issuance import Prepared, prepare, random_serial, restore, sign
 from acmeca.pki.signing import PublicKey, split_signed
 from acmeca.pki.template import Template
 from acmeca.policy.csr import accept_csr
+from acmeca.policy.limits import Taking
 from acmeca.policy.names import NamePolicy
 from acmeca.policy.profiles import SERVER, server_template
 from acmeca.service.ambient import Ambient
 from acmeca.service.caa import Caa, Shown
 from acmeca.service.issuers import Issuers, SigningIssuer
+from acmeca.service.limits import Limits
 from acmeca.service.observation import Observer
 from acmeca.service.status import format_serial
 from acmeca.storage.certificates import Certificate
 from acmeca.storage.errors import KeyRefusedError, StaleError
+from acmeca.storage.limits import LimitReachedError
 from acmeca.storage.store import Store
 from acmeca.storage.writers import Others
 
@@ -65,6 +68,7 @@ class Issuance:
         issuers: Issuers,
         names: NamePolicy,
         caa: Caa,
+        limits: Limits,
         lifetime: timedelta,
         ambient: Ambient,
         observer: Observer,
@@ -76,6 +80,7 @@ class Issuance:
         self._issuers = issuers
         self._names = names
         self._caa = caa
+        self._limits = limits
         self._server = server_template(lifetime)
         self._ambient = ambient
         self._observer = observer
@@ -93,6 +98,8 @@ class Issuance:
         try:
             signer, prepared, certificate = await self._claim(account, order, csr_der)
         except Problem as problem:
+            if problem.type is ProblemType.RATE_LIMITED:  # `limits` has written it down, once
+                raise
             event = audit.IssuanceRefused(
                 actor=audit.account_actor(account.id), subject_id=order.id, reason=problem.detail
             )
@@ -148,7 +155,12 @@ class Issuance:
         certificate = self._certificate(signer, self._server, subject, prepared)
         self._signing.add(certificate.id)  # before the record can be seen: `finish_unfinished` leaves it to us
         try:
-            await self._record(certificate, subject.public_key)
+            await self._record(
+                certificate,
+                subject.public_key,
+                actor=audit.account_actor(account.id),
+                takings=self._limits.of_certificate(order.identifiers),
+            )
         except BaseException:
             self._signing.discard(certificate.id)
             raise
@@ -273,11 +285,23 @@ class Issuance:
             recorded_at=self._ambient.now(),
         )
 
-    async def _record(self, certificate: Certificate, public_key: PublicKey) -> None:
+    async def _record(
+        self,
+        certificate: Certificate,
+        public_key: PublicKey,
+        *,
+        actor: str = audit.SYSTEM,
+        takings: Sequence[Taking] = (),
+    ) -> None:
         try:
             await self._store.issuance.record(
-                certificate, thumbprint=thumbprint(public_key), at=certificate.recorded_at
+                certificate,
+                thumbprint=thumbprint(public_key),
+                at=certificate.recorded_at,
+                takings=takings,
             )
+        except LimitReachedError as error:
+            raise await self._limits.refusal(error, actor=actor) from None
         except KeyRefusedError as error:
             # RFC 8555 §11.1: a CA "SHOULD … reject" a CSR whose key is an account's
             raise Problem(ProblemType.BAD_CSR, str(error)) from None

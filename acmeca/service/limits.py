@@ -44,15 +44,26 @@ class Limits:
             return ()
         return (Taking(Limit.NEW_ACCOUNTS_PER_ADDRESS, subject, rate),)
 
-    def of_new_order(self, account_id: str, unproven: Iterable[Identifier] = ()) -> tuple[Taking, ...]:
-        """What newOrder uses, also when it is refused. Of `unproven` identifiers a validation must be allowed to fail yet."""
-        takings = [
-            replace(taking, count=0)
-            for identifier in unproven
-            if (taking := self.of_failure(account_id, identifier)) is not None
-        ]
+    def of_new_order(
+        self, account_id: str, *, identifiers: Iterable[Identifier] = (), unproven: Iterable[Identifier] = ()
+    ) -> tuple[Taking, ...]:
+        """What newOrder uses, also when it is refused.
+
+        And what has to have room, so that nobody sets out in vain: for each of its `identifiers` a certificate, and for those that
+        are `unproven` a validation that fails.
+        """
         rate = self._rates.get(Limit.NEW_ORDERS_PER_ACCOUNT)
-        return (*([] if rate is None else [Taking(Limit.NEW_ORDERS_PER_ACCOUNT, account_id, rate)]), *takings)
+        own = [] if rate is None else [Taking(Limit.NEW_ORDERS_PER_ACCOUNT, account_id, rate)]
+        asked = [self.of_failure(account_id, identifier) for identifier in unproven]
+        asked += self.of_certificate(identifiers)
+        return (*own, *(replace(taking, count=0) for taking in asked if taking is not None))
+
+    def of_certificate(self, identifiers: Iterable[Identifier]) -> tuple[Taking, ...]:
+        """What a certificate for these identifiers uses, unless it is a renewal."""
+        rate = self._rates.get(Limit.CERTIFICATES_PER_NAME)
+        if rate is None:
+            return ()
+        return tuple(Taking(Limit.CERTIFICATES_PER_NAME, "", rate, identifier=identifier) for identifier in identifiers)
 
     def of_failure(self, account_id: str, identifier: Identifier) -> Taking | None:
         """What a failed validation uses; None where that is not limited."""

@@ -74,7 +74,9 @@ class Orders:
         unproven = (item.identifier for item in authorizations if item.status is AuthorizationStatus.PENDING)
         try:
             await self._store.orders.create(
-                order, authorizations, takings=self._limits.of_new_order(account.id, unproven)
+                order,
+                authorizations,
+                takings=self._limits.of_new_order(account.id, identifiers=request.identifiers, unproven=unproven),
             )
         except StaleError:
             raise Problem(ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile", status=401) from None

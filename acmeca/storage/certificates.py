@@ -7,8 +7,9 @@ raises a reason to keyCompromise keeps time and sequence moving forward.
 Rule 2: each revocation takes the next number of one sequence; OCSP and CRL read the same rows.
 """
 
+import hashlib
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -25,6 +26,7 @@ from acmeca.storage.errors import StaleError
 from acmeca.storage.times import from_seconds, to_seconds
 
 KEY_COMPROMISE = 1  # RFC 5280 §5.3.1
+_DIGEST_OCTETS: Final = 16
 _CLOCK_STEP = 3600  # seconds; a CRL from further ahead was made with a wrong clock
 
 
@@ -272,6 +274,11 @@ def _is_address(name: str) -> bool:
 def reverse_labels(name: str) -> str:
     """`db.corp.internal` → `internal.corp.db.`, so that everything below a suffix shares a prefix."""
     return "".join(label + "." for label in reversed(name.split(".")))
+
+
+def names_digest(names: Iterable[str]) -> bytes:
+    """What two certificates for the same names have in common."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).digest()[:_DIGEST_OCTETS]
 
 
 async def _set_revoked(

@@ -13,10 +13,12 @@ from datetime import datetime
 from acmeca import audit
 from acmeca.acme.problem import Problem
 from acmeca.acme.states import ORDER_MOVES, OrderStatus, require_move
+from acmeca.policy.limits import Taking
 from acmeca.storage.audit import append
-from acmeca.storage.certificates import COLUMNS, Certificate, read_certificate, reverse_labels
+from acmeca.storage.certificates import COLUMNS, Certificate, names_digest, read_certificate, reverse_labels
 from acmeca.storage.database import Database, Entry, Transaction
 from acmeca.storage.errors import KeyRefusedError, StaleError
+from acmeca.storage.limits import take, without_renewals
 from acmeca.storage.orders import close_order
 from acmeca.storage.times import to_seconds
 
@@ -29,18 +31,22 @@ class Issuance:
         self._writer = writer
         self._instance = instance
 
-    async def record(self, certificate: Certificate, *, thumbprint: str, at: datetime) -> None:
+    async def record(
+        self, certificate: Certificate, *, thumbprint: str, at: datetime, takings: Sequence[Taking] = ()
+    ) -> None:
         """Write down what is about to be signed and claim its order (ready → processing), in one transaction.
 
         The claim looks once more at everything the issuance rests on: the account is valid, the order ready and
         unexpired, each of its authorizations valid and unexpired; `StaleError` otherwise. `thumbprint` is the RFC 7638
         digest of the key to be certified: an account's key or a blocked one raises `KeyRefusedError` (RFC 8555 §11.1).
+        `takings` are the limits that it uses, unless it is a renewal; `LimitReachedError` when one has no room.
         """
 
         async def body(tx: Transaction) -> None:
             if certificate.order_id is not None:
                 await _claim_order(tx, certificate.order_id, at=at)
             await _require_certifiable(tx, certificate.spki_sha256, thumbprint)
+            await self._take(tx, certificate, takings, at=at)
             await _insert(tx, certificate, instance=self._instance)
             event = audit.CertificateRecorded(
                 actor=_actor(certificate),
@@ -55,6 +61,21 @@ class Issuance:
             await append(tx, writer=self._writer, at=at, event=event)
 
         await self._database.write(body)
+
+    async def _take(
+        self, tx: Transaction, certificate: Certificate, takings: Sequence[Taking], *, at: datetime
+    ) -> None:
+        if not takings or certificate.account_id is None:  # the server's own
+            return
+        order = await tx.fetch_one("SELECT replaces FROM orders WHERE id = $1", certificate.order_id)
+        counted = await without_renewals(
+            tx,
+            takings,
+            account_id=certificate.account_id,
+            names=certificate.names,
+            replaces=None if order is None else order["replaces"],
+        )
+        await take(tx, counted, at=at)
 
     async def complete(self, certificate: Certificate, signature: bytes, *, sha256: str, at: datetime) -> None:
         """Store the signature and make the order valid, in one transaction; `StaleError` when it was completed before."""
@@ -169,7 +190,8 @@ async def _require_certifiable(tx: Transaction, spki_sha256: bytes, thumbprint: 
 async def _insert(tx: Transaction, certificate: Certificate, *, instance: str) -> None:
     await tx.execute(
         "INSERT INTO certificates (id, serial, issuer_id, account_id, order_id, profile, spki_sha256, not_before,"
-        " not_after, tbs, recorded_at, recorded_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        " not_after, tbs, recorded_at, recorded_by, names_digest)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         certificate.id,
         certificate.serial,
         certificate.issuer_id,
@@ -182,6 +204,7 @@ async def _insert(tx: Transaction, certificate: Certificate, *, instance: str) -
         certificate.tbs,
         to_seconds(certificate.recorded_at),
         instance,
+        names_digest(certificate.names),
     )
     await insert_names(tx, certificate.id, certificate.names)
     tx.journal(

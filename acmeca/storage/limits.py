@@ -15,8 +15,9 @@ from typing import Final
 
 from acmeca import audit
 from acmeca.policy import limits
-from acmeca.policy.limits import Rate, Taking, Uses
+from acmeca.policy.limits import Limit, Rate, Taking, Uses
 from acmeca.storage.audit import append
+from acmeca.storage.certificates import names_digest
 from acmeca.storage.database import Database, Reader, Row, Transaction
 from acmeca.storage.errors import StorageError
 from acmeca.storage.times import from_seconds, to_seconds
@@ -80,6 +81,39 @@ async def require_room(tx: Transaction, taking: Taking, *, besides: int, at: dat
         free = now + _SOON
     if free is not None:
         raise LimitReachedError([Reached(taking, from_seconds(free))])
+
+
+async def without_renewals(
+    tx: Transaction, takings: Sequence[Taking], *, account_id: str, names: Sequence[str], replaces: str | None
+) -> list[Taking]:
+    """The takings without the limits per name that a renewal does not use.
+
+    It is one for all its names when the account has a certificate for exactly these, and for the names of the certificate that it
+    `replaces` (a serial in hex).
+    """
+    limited = {str(taking.identifier) for taking in takings if taking.limit is Limit.CERTIFICATES_PER_NAME}
+    if not limited:
+        return list(takings)
+    renewed: set[str] = set()
+    if await tx.fetch_one(
+        "SELECT 1 FROM certificates WHERE account_id = $1 AND names_digest = $2 AND signature IS NOT NULL LIMIT 1",
+        account_id,
+        names_digest(names),
+    ):
+        renewed = limited
+    elif replaces is not None:
+        rows = await tx.fetch_all(
+            "SELECT n.name FROM certificates c JOIN certificate_names n ON n.certificate_id = c.id"
+            " WHERE c.serial = $1 AND c.account_id = $2",
+            replaces,
+            account_id,
+        )
+        renewed = {row["name"] for row in rows}
+    return [
+        taking
+        for taking in takings
+        if taking.limit is not Limit.CERTIFICATES_PER_NAME or str(taking.identifier) not in renewed
+    ]
 
 
 @dataclass(frozen=True, slots=True)

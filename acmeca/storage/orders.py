@@ -30,7 +30,7 @@ from acmeca.policy.limits import Taking
 from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Reader, Row, Transaction
 from acmeca.storage.errors import StaleError
-from acmeca.storage.limits import count, require_room, take
+from acmeca.storage.limits import count, require_room, take, without_renewals
 from acmeca.storage.times import from_seconds, to_seconds
 
 _NOTED_REFUSALS: Final = 6
@@ -77,7 +77,11 @@ class Orders:
         """
 
         async def body(tx: Transaction) -> None:
-            await take(tx, takings, at=order.created_at)
+            names = [identifier.value for identifier in order.identifiers]
+            counted = await without_renewals(
+                tx, takings, account_id=order.account_id, names=names, replaces=order.replaces
+            )
+            await take(tx, counted, at=order.created_at)
             inserted = await tx.execute(
                 "INSERT INTO orders (id, account_id, status, identifiers, created_at, expires_at, profile, profile_id,"
                 " not_before, not_after, replaces) SELECT $1, id, $3, $4, $5, $6, $7, $8, $9, $10, $11"

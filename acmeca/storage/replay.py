@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias
 
 from acmeca.audit import AuthorizationDeactivated
 from acmeca.storage.accounts import shut_account
-from acmeca.storage.certificates import KEY_COMPROMISE
+from acmeca.storage.certificates import KEY_COMPROMISE, names_digest
 from acmeca.storage.database import Database, Entry, Transaction
 from acmeca.storage.issuance import insert_names
 from acmeca.storage.journal import Commit, JournalError
@@ -342,10 +342,11 @@ async def _place_certificate(entry: _Placing) -> bool:
     if await _is_missing(tx, "issuers", values["issuer_id"]):
         entry.tally.give_up(f"certificate {values['serial']}: its issuer {values['issuer_id']} is not there")
         return False
+    names = _names(values["names"])
     inserted = await tx.execute(
         "INSERT INTO certificates (id, serial, issuer_id, account_id, order_id, profile, spki_sha256, not_before, not_after, tbs,"
-        " recorded_at) VALUES ($1, $2, $3, (SELECT id FROM accounts WHERE id = $4), (SELECT o.id FROM orders o WHERE o.id = $5"
-        " AND NOT EXISTS (SELECT 1 FROM certificates c WHERE c.order_id = o.id)), $6, $7, $8, $9, $10, $11)"
+        " recorded_at, names_digest) VALUES ($1, $2, $3, (SELECT id FROM accounts WHERE id = $4), (SELECT o.id FROM orders o"
+        " WHERE o.id = $5 AND NOT EXISTS (SELECT 1 FROM certificates c WHERE c.order_id = o.id)), $6, $7, $8, $9, $10, $11, $12)"
         " ON CONFLICT DO NOTHING",
         values["id"],
         values["serial"],
@@ -358,6 +359,7 @@ async def _place_certificate(entry: _Placing) -> bool:
         values["not_after"],
         values["tbs"],
         values["recorded_at"],
+        names_digest(names),
     )
     if not inserted:
         entry.tally.give_up(f"certificate {values['serial']}: its serial is another certificate's")
@@ -366,7 +368,7 @@ async def _place_certificate(entry: _Placing) -> bool:
         entry.tally.give_up(
             f"the account {values['account_id']} of certificate {values['serial']}, which is there without"
         )
-    await insert_names(tx, values["id"], _names(values["names"]))
+    await insert_names(tx, values["id"], names)
     await tx.execute(
         "UPDATE orders SET status = 'processing' WHERE status IN ('pending', 'ready')"
         " AND id = (SELECT order_id FROM certificates WHERE id = $1)",

@@ -12,6 +12,7 @@ from acmeca.acme.objects import ChallengeType
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.policy.limits import Limit
 from acmeca.service import limits
+from acmeca.service.status import format_serial
 from tests.support.acme_client import AcmeClient, Answer
 from tests.support.jose import new_key
 from tests.support.server import GatedValidation, RunningCa, ca_site, http01, running_ca, until
@@ -273,6 +274,74 @@ class TestFailedValidations:
 
 async def _none_under_way(ca: RunningCa) -> bool:
     return await ca.scalar("SELECT COUNT(*) AS n FROM validation_jobs") == 0
+
+
+class TestCertificatesPerName:
+    """A name's certificates, whatever account they are for; renewals do not count."""
+
+    @pytest.fixture
+    async def ca(self) -> AsyncIterator[RunningCa]:
+        async with running_ca(limits={"certificates_per_name": "3/1d"}) as ca:
+            yield ca
+
+    async def test_of_many_accounts_at_once(self, ca: RunningCa) -> None:
+        """A container that makes an account at each start: exactly three certificates, and orders stay ready."""
+        clients = [await ca.client() for _ in range(8)]
+        orders = [await client.ready_order("a.localhost") for client in clients]
+        answers = await asyncio.gather(*(client.finalize(order) for client, order in zip(clients, orders, strict=True)))
+        refused = [number for number, answer in enumerate(answers) if answer.status != 200]
+        assert len(refused) == 5
+        for number in refused:
+            answers[number].refused("rateLimited", 429)
+            (subproblem,) = answers[number].json["subproblems"]
+            assert subproblem["identifier"] == {"type": "dns", "value": "a.localhost"}
+            assert (await clients[number].order(orders[number].url)).status == "ready"
+        assert await ca.scalar("SELECT COUNT(*) AS n FROM certificates WHERE order_id IS NOT NULL") == 3
+        # nobody sets out in vain
+        answer = (await clients[refused[0]].order_answer("b.localhost", "a.localhost")).refused("rateLimited", 429)
+        assert "renewals aside" in answer.detail
+        assert 86_400 < wait_of(answer) <= 86_400 + 1440
+        (await clients[refused[0]].order_answer("b.localhost")).ok(201)
+        assert await ca.events("issuance.refused") == []
+        assert len(await ca.events("limit.reached")) == 1
+
+    async def test_a_renewal_is_free(self, ca: RunningCa) -> None:
+        """The same account for exactly the same names, in any order; not for some of them, and not another account."""
+        client, other = await ca.client(), await ca.client()
+        await client.issue("a.localhost", "b.localhost")
+        for _ in range(4):
+            await client.issue("b.localhost", "a.localhost")
+        used = {
+            row["name"]: row["uses"] for row in await ca.rows("SELECT name, uses FROM limits WHERE name LIKE 'cert%'")
+        }
+        assert {name: sum(count for _, count in json.loads(uses)) for name, uses in used.items()} == {
+            "certificates_per_name:a.localhost": 1,
+            "certificates_per_name:b.localhost": 1,
+        }
+        await client.issue("a.localhost")
+        await other.issue("a.localhost", "b.localhost")
+        (await other.order_answer("a.localhost")).refused("rateLimited", 429)
+        await other.issue("a.localhost", "b.localhost")
+
+    async def test_an_order_that_replaces_is_free_for_what_it_replaces(self, ca: RunningCa) -> None:
+        """RFC 9773 §5, by the order's row: the certificate has to be the account's own."""
+        client, other = await ca.client(), await ca.client()
+        old = await client.issue("a.localhost", "b.localhost")
+        for number in range(2):
+            await other.issue("a.localhost", f"{number}.localhost")
+        (await client.order_answer("a.localhost", "c.localhost")).refused("rateLimited", 429)
+        for account, expected in ((other, 429), (client, 200)):
+            ca.clock.advance(days=2)
+            order = await account.ready_order("a.localhost", "c.localhost")
+            order_id = order.url.rpartition("/")[2]
+            await ca.execute("UPDATE orders SET replaces = $1 WHERE id = $2", format_serial(old.serial), order_id)
+            for number in range(3):
+                await (await ca.client()).issue("a.localhost", f"x{number}.localhost")
+            assert (await account.finalize(order)).status == expected
+
+    async def test_the_servers_own_do_not_count(self, ca: RunningCa) -> None:
+        await ca.opened.jobs._own_certificates.refresh()
+        assert await ca.rows("SELECT name FROM limits WHERE name LIKE 'cert%'") == []
 
 
 async def test_off_writes_nothing() -> None:

@@ -43,6 +43,11 @@ ALTER TABLE certificates ADD COLUMN renew_from BIGINT; -- an operator's window f
 ALTER TABLE certificates ADD COLUMN renew_until BIGINT;
 ALTER TABLE certificates ADD COLUMN renew_why TEXT;    -- URL of a page that explains it (`explanationURL`)
 
+-- Digest of a certificate's names, so that a renewal is known: the same account has had one for exactly the same names.
+ALTER TABLE certificates ADD COLUMN names_digest BLOB; -- NULL for those of before this step
+DROP INDEX certificates_by_account;
+CREATE INDEX certificates_by_account ON certificates (account_id, names_digest);
+
 -- How far each limit is used up (RFC 8555 §6.6). A row is bounded, and goes when its limit is whole again.
 CREATE TABLE limits (
     name TEXT PRIMARY KEY,                             -- which limit, and whose: policy/limits.py, `Taking.key`
