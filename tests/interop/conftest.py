@@ -12,25 +12,33 @@ from typing import TypeAlias
 
 import pytest
 
+from tests.interop.clients.client import Binding, Client
+from tests.interop.clients.fleet import Kind
+from tests.interop.clients.uacme import Uacme, namespace
 from tests.interop.relying_parties import World, make_world
+from tests.interop.responders import ZONE, Zone, dns_zone
 from tests.support.installations import CHECKOUT, Installation, find_tool, make_installation, short_directory
-from tests.support.processes import Process
+from tests.support.processes import Process, reserve_ports, run
 
-DEVELOPMENT = frozenset({"certbot"})  # packages of pyproject.toml's group `dev`
+IN_VIRTUALENV = frozenset({"certbot"})  # programs that come with pyproject.toml's group `dev`
 
-RequireTool: TypeAlias = Callable[[str, str], Path]
+RequireTool: TypeAlias = Callable[[str | Path, str], Path]
+NewClient: TypeAlias = Callable[..., Client]
 
 
 @pytest.fixture(scope="session")
 def require_tool() -> RequireTool:
-    """`require_tool(program, package)`: where a program is; skips (or fails) the test when this machine has none."""
+    """`require_tool(program, package)`: where a program is; skips (or fails) the test when this machine has none.
+
+    A name is looked for in the virtualenv and on the PATH; a path is that program and no other.
+    """
     packages = (CHECKOUT / "tests" / "system-packages.txt").read_text().splitlines()
 
-    def require(program: str, package: str) -> Path:
+    def require(program: str | Path, package: str) -> Path:
         found = find_tool(program)
         if found is not None:
             return found
-        if package in DEVELOPMENT:
+        if program in IN_VIRTUALENV:
             pytest.fail(f"no {program} in this virtualenv: pip install --group dev")
         reason = f"no {program} on this machine: apt-get install {package}"
         if os.environ.get("ACMECA_REQUIRE_ALL") == "1" and package in packages:
@@ -41,9 +49,21 @@ def require_tool() -> RequireTool:
 
 
 @pytest.fixture(scope="session")
-def served() -> Iterator[tuple[Installation, Process]]:
-    with short_directory() as directory:
-        installation = make_installation(directory)
+def zone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zone]:
+    """The DNS that the CA asks, for names below interop.internal; names below localhost need none."""
+    with dns_zone(tmp_path_factory.mktemp("zone")) as zone:
+        yield zone
+
+
+@pytest.fixture(scope="session")
+def served(zone: Zone) -> Iterator[tuple[Installation, Process]]:
+    with short_directory(in_memory=True) as directory:
+        installation = make_installation(
+            directory,
+            more=f'resolvers = ["{zone.server}"]\n',
+            allowed_names=("*.localhost", f"*.{ZONE}"),
+            allowed_networks=("127.0.0.0/8", "::1/128"),
+        )
         with installation.serve("--init") as server:
             yield installation, server
             assert server.is_running, server.output
@@ -60,3 +80,26 @@ def world(ca: Installation, require_tool: RequireTool, tmp_path_factory: pytest.
     """Three certificates of that CA, one of them revoked."""
     require_tool("openssl", "openssl")
     return make_world(ca, tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def new_client(
+    ca: Installation, zone: Zone, require_tool: RequireTool, tmp_path_factory: pytest.TempPathFactory
+) -> NewClient:
+    """`new_client(kind, binding)`: somebody who never used that client before, with an external account or without."""
+    (tls_port,) = reserve_ports(1)
+
+    def make(kind: Kind, binding: Binding | None = None) -> Client:
+        program = require_tool(kind.program, kind.package)
+        if kind.client is Uacme:
+            _require_namespaces(ca)
+        return kind.client(program, ca, zone, tmp_path_factory.mktemp(kind.name), tls_port, binding)
+
+    return make
+
+
+def _require_namespaces(ca: Installation) -> None:
+    done = run([*namespace(ca.root_path), "true"], code=None)
+    if done.code != 0:
+        reason = f"no mount namespace for uacme, which trusts the system's certificates only: {done.said}"
+        pytest.fail(reason) if os.environ.get("ACMECA_REQUIRE_ALL") == "1" else pytest.skip(reason)

@@ -1,74 +1,32 @@
-"""certbot, as its users run it: issue, renew, revoke, accounts, and what it says when the CA refuses.
+"""certbot, the current one, as its users run it: issue, renew, revoke, accounts, and what it says when the CA refuses.
 
 Rule 1: what certbot says is what a person sees, so the tests read it.
-Rule 2: what it was given is checked by openssl and by the CA's own command line, not by what certbot believes.
+Rule 2: what it was given is checked by openssl and by the CA's own word, not by what certbot believes.
 """
 
 import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.interop.conftest import RequireTool
-from tests.support.installations import Installation, find_tool
-from tests.support.processes import Finished, clean_environment, reserve_ports, run
+from tests.interop.clients.certbot import Certbot, CurrentCertbot
+from tests.interop.clients.client import Issued
+from tests.interop.clients.fleet import kinds
+from tests.interop.conftest import NewClient
+from tests.support.installations import Installation
+from tests.support.processes import reserve_ports, run
 
 pytestmark = pytest.mark.interop
 
 
-@dataclass(frozen=True)
-class Certbot:
-    """One user's certbot: a configuration directory of its own, so an account of its own."""
-
-    program: Path
-    ca: Installation
-    directory: Path
-
-    def __call__(self, verb: str, *arguments: str | Path, code: int | None = 0) -> Finished:
-        common = ["--non-interactive", "--server", self.ca.directory_url]
-        for name in ("config", "work", "logs"):
-            common += [f"--{name}-dir", str(self.directory / name)]
-        env = clean_environment(REQUESTS_CA_BUNDLE=str(self.ca.root_path))
-        return run([self.program, verb, *common, *arguments], env=env, cwd=self.directory, code=code)
-
-    def certonly(self, *names: str, more: tuple[str | Path, ...] = (), code: int | None = 0) -> Finished:
-        arguments = ["--standalone", "--http-01-port", str(self.ca.http_port), "--agree-tos"]
-        arguments += ["--register-unsafely-without-email", "--cert-name", names[0]]
-        for name in names:
-            arguments += ["-d", name]
-        return self("certonly", *arguments, *more, code=code)
-
-    def live(self, name: str, file: str) -> Path:
-        return self.directory / "config" / "live" / name / file
-
-    @property
-    def accounts(self) -> list[Path]:
-        return sorted((self.directory / "config" / "accounts").rglob("regr.json"))
-
-
-def programs() -> dict[str, Path | None]:
-    """certbot of this virtualenv, and the one that the operating system brings along, where it does."""
-    found: dict[str, Path | None] = {"ours": find_tool("certbot")}
-    system = shutil.which("certbot", path="/usr/bin")
-    if system is not None and Path(system) != found["ours"]:
-        found["the system's"] = Path(system)
-    return found
-
-
-@pytest.fixture(scope="module", params=programs().values(), ids=list(programs()))
-def program(request: pytest.FixtureRequest, require_tool: RequireTool) -> Path:
-    found: Path | None = request.param
-    return require_tool("certbot", "certbot") if found is None else found
-
-
 @pytest.fixture(scope="module")
-def new_certbot(program: Path, ca: Installation, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Certbot]:
-    return lambda: Certbot(program, ca, tmp_path_factory.mktemp("certbot"))
+def new_certbot(new_client: NewClient) -> Callable[[], Certbot]:
+    (kind,) = (kind for kind in kinds() if kind.client is CurrentCertbot)
+    return lambda: new_client(kind)
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +37,13 @@ def certbot(new_certbot: Callable[[], Certbot]) -> Certbot:
     return certbot
 
 
-def serial_of(path: Path) -> str:
-    return run(["openssl", "x509", "-in", path, "-noout", "-serial"]).stdout.strip().partition("=")[2].lower()
-
-
 def text_of(path: Path) -> str:
     return run(["openssl", "x509", "-in", path, "-noout", "-text"]).stdout
 
 
 def shown(ca: Installation, path: Path) -> dict[str, Any]:
     """What the CA's administrator sees of a certificate."""
-    document: dict[str, Any] = json.loads(ca.cli("show", "--json", serial_of(path)).stdout)
-    return document
+    return ca.operate("show", serial=Issued(path, path).serial)
 
 
 def verify(certbot: Certbot, name: str) -> None:
@@ -160,7 +113,7 @@ def test_renewal(certbot: Certbot) -> None:
     assert after["serial"] != before["serial"]
     assert after["names"] == before["names"] == ["renewed.localhost"]
     assert after["spki_sha256"] != before["spki_sha256"]
-    assert json.loads(certbot.ca.cli("show", "--json", before["serial"]).stdout)["status"] == "valid"
+    assert certbot.ca.operate("show", serial=before["serial"])["status"] == "valid"
     verify(certbot, "renewed.localhost")
 
 
@@ -265,7 +218,7 @@ def test_a_name_that_policy_refuses(certbot: Certbot) -> None:
     assert "www.example.com" in refused.said
     assert re.search(r"allowed|not issued for|policy", refused.said)
     assert "fine.localhost" not in [
-        name for item in json.loads(certbot.ca.cli("list", "--json").stdout)["certificates"] for name in item["names"]
+        name for item in certbot.ca.operate("list")["certificates"] for name in item["names"]
     ]
 
 
@@ -284,5 +237,5 @@ def test_a_dry_run_is_a_real_order(certbot: Certbot) -> None:
     said = certbot.certonly("dry.localhost", more=("--dry-run",)).said
     assert "dry run was successful" in said
     assert not certbot.live("dry.localhost", "cert.pem").exists()
-    listed = json.loads(certbot.ca.cli("list", "--json", "--name", "dry.localhost").stdout)["certificates"]
+    listed = certbot.ca.operate("list", name="dry.localhost")["certificates"]
     assert [item["status"] for item in listed] == ["valid"]

@@ -4,16 +4,19 @@ Rule 1: it is reached only by what an outsider has: the command line, the URLs, 
 Rule 2: ports are reserved (`processes.reserve_ports`), so that test runs beside each other do not meet.
 """
 
+import http.client
+import json
 import os
 import shutil
+import socket
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tests.support.processes import Finished, Process, clean_environment, reserve_ports, run
 
@@ -34,7 +37,8 @@ organization = "Example"
 common_name = "Example CA"
 
 [policy]
-allowed_names = ["*.localhost"]
+allowed_names = {allowed_names}
+allowed_networks = {allowed_networks}
 
 [validation]
 allowed_networks = ["127.0.0.0/8", "::1/128"]
@@ -102,17 +106,54 @@ class Installation:
         """An `acmeca` command with this configuration."""
         return run(self._command(*arguments), cwd=self.directory, code=code)
 
+    def operate(self, operation: str, **arguments: object) -> dict[str, Any]:
+        """What the running server answers to an operation on its socket: as `cli`, without a new Python each time."""
+        with closing(_SocketConnection(self.socket_path)) as connection:
+            connection.request("POST", f"/{operation}", json.dumps(arguments))
+            answer: dict[str, Any] = json.loads(connection.getresponse().read())
+        assert "result" in answer, answer
+        result: dict[str, Any] = answer["result"]
+        return result
+
     def _command(self, *arguments: str) -> list[str]:
         # -P: the working directory is not the checkout, and must not become part of the module path either
         return [sys.executable, "-P", "-m", "acmeca", "--config", str(self.config_path), *arguments]
 
 
-def make_installation(directory: Path, *, more: str = "") -> Installation:
-    """Write the configuration; `more` is TOML that is added to it. The CA itself is made by `init` or `serve --init`."""
+class _SocketConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(str(self._path))
+
+
+def make_installation(
+    directory: Path,
+    *,
+    more: str = "",
+    allowed_names: Sequence[str] = ("*.localhost",),
+    allowed_networks: Sequence[str] = (),
+) -> Installation:
+    """Write the configuration; `more` is TOML that is added to it, to `[validation]` first. What may be certified is `allowed_…`.
+
+    The CA itself is made by `init` or `serve --init`.
+    """
     acme_port, status_port, http_port, admin_port = reserve_ports(4)
     directory.mkdir(parents=True, exist_ok=True)
     installation = Installation(directory, acme_port, status_port, http_port, admin_port)
-    text = _CONFIG.format(acme_port=acme_port, status_port=status_port, http_port=http_port, admin_port=admin_port)
+    text = _CONFIG.format(
+        acme_port=acme_port,
+        status_port=status_port,
+        http_port=http_port,
+        admin_port=admin_port,
+        allowed_names=json.dumps(list(allowed_names)),
+        allowed_networks=json.dumps(list(allowed_networks)),
+    )
     installation.config_path.write_text(text + more)
     return installation
 
@@ -131,8 +172,10 @@ def short_directory(*, in_memory: bool = False) -> Iterator[Path]:
         yield Path(directory)
 
 
-def find_tool(name: str) -> Path | None:
-    """A program of this virtualenv, or else of the machine; None when neither has it."""
+def find_tool(name: str | Path) -> Path | None:
+    """A program of this virtualenv, or else of the machine; by its path, that one alone. None when it is not there."""
+    if isinstance(name, Path):
+        return name if name.exists() else None
     own = Path(sysconfig.get_path("scripts"), name)
     if own.exists():
         return own

@@ -1,0 +1,43 @@
+"""Every client that the tests run, and where its program is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.interop.clients.caddy import Caddy, CurrentCaddy
+from tests.interop.clients.certbot import Certbot, CurrentCertbot
+from tests.interop.clients.client import Client
+from tests.interop.clients.dehydrated import Dehydrated
+from tests.interop.clients.lego import Lego
+from tests.interop.clients.uacme import Uacme
+
+_DEBIAN: Final = Path("/usr/bin")
+_BY_HAND: Final = Path("/usr/local/bin")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A client, as the tests name it. `program` is a name to look for, or the path that it must have."""
+
+    name: str
+    client: type[Client]
+    program: str | Path
+    package: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def kinds() -> list[Kind]:
+    """The clients of Debian and of the virtualenv; and a current Caddy, where somebody has installed one."""
+    found = [
+        Kind("certbot", CurrentCertbot, "certbot", "certbot-of-this-virtualenv"),
+        Kind("debian-certbot", Certbot, _DEBIAN / "certbot", "certbot"),
+        Kind("lego", Lego, _DEBIAN / "lego", "lego"),
+        Kind("uacme", Uacme, _DEBIAN / "uacme", "uacme"),
+        Kind("dehydrated", Dehydrated, _DEBIAN / "dehydrated", "dehydrated"),
+        Kind("caddy", Caddy, _DEBIAN / "caddy", "caddy"),
+    ]
+    if (_BY_HAND / "caddy").exists():
+        found.append(Kind("current-caddy", CurrentCaddy, _BY_HAND / "caddy", "caddy"))
+    return found

@@ -1,0 +1,124 @@
+"""What every ACME client does in its life, with each client that this machine has: certbot, lego, uacme, dehydrated, Caddy.
+
+Rule 1: the programs are unmodified, and so is the CA: one server, its directory URL, its root.
+Rule 2: what came out is checked by openssl and by the CA's own word, not by what the client believes.
+Rule 3: a client that lacks an ability has no test for it, instead of a skipped one.
+Rule 4: a start of certbot or dehydrated takes a second and an order three; so a life is one test, and certbot's is `test_certbot.py`.
+"""
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from tests.interop.clients.caddy import Caddy
+from tests.interop.clients.certbot import CurrentCertbot
+from tests.interop.clients.client import Ability, Wishes, shown, verify
+from tests.interop.clients.dehydrated import Dehydrated
+from tests.interop.clients.fleet import Kind, kinds
+from tests.interop.clients.lego import Lego
+from tests.interop.conftest import NewClient
+from tests.support.installations import Installation
+
+pytestmark = pytest.mark.interop
+
+KINDS = kinds()
+LIVES = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.client is not CurrentCertbot], ids=str)
+
+
+def those_with(ability: Ability) -> pytest.MarkDecorator:
+    """The clients that have it."""
+    return pytest.mark.parametrize("kind", [kind for kind in KINDS if ability in kind.client.abilities], ids=str)
+
+
+def host(kind: Kind, label: str) -> str:
+    """A name that no other test orders."""
+    return f"{label}.{kind}.localhost"
+
+
+@LIVES
+def test_a_life(kind: Kind, new_client: NewClient, ca: Installation) -> None:
+    """Register, order, answer http-01, finalize, fetch; another name, another key, by the same account (§7.3: one key, one
+    account); renew before it is time, which leaves the old one good; revoke; end."""
+    client = new_client(kind)
+    names = [host(kind, "first"), *([host(kind, "deep.under.first")] if client.one_for_all else [])]
+    first = client.issue(*names)
+    verify(ca, first, *names)
+    assert len(first.pems) == 2, "the leaf and the intermediate"
+    before = shown(ca, first)
+    assert before["names"] == sorted(names)
+
+    second = client.issue(host(kind, "second"), wishes=Wishes(key_type="rsa"))
+    verify(ca, second, host(kind, "second"))
+    assert "Public-Key: (2048 bit)" in second.text
+    assert "Digital Signature, Key Encipherment" in second.text
+    assert shown(ca, second)["account"] == before["account"]
+
+    renewed = client.renew(*names)
+    verify(ca, renewed, *names)
+    after = shown(ca, renewed)
+    assert after["serial"] != before["serial"]
+    assert after["account"] == before["account"]
+    assert ca.operate("show", serial=before["serial"])["status"] == "valid"
+
+    if Ability.REVOKE in client.abilities:
+        client.revoke(*names, reason=4)
+        item = ca.operate("show", serial=after["serial"])
+        assert (item["status"], item["reason"]) == ("revoked", "superseded" if client.reasons else "unspecified")
+    if Ability.REVOKE_WITH_KEY in client.abilities:
+        serial = second.serial
+        new_client(kind).revoke_with_key(second, reason=1)
+        item = ca.operate("show", serial=serial)
+        assert (item["status"], item["reason"]) == ("revoked", "keyCompromise" if client.reasons else "unspecified")
+    if Ability.CONTACT in client.abilities:
+        client.change_contact("noc@example.org")
+        assert "noc@example.org" in account_row(ca, before["account"])[1]
+    if Ability.DEACTIVATE in client.abilities:
+        client.deactivate()
+        assert account_row(ca, before["account"])[0] == "deactivated"
+
+
+def account_row(ca: Installation, account_id: str) -> tuple[str, str]:
+    """The status and the contacts that the CA keeps of an account."""
+    with closing(sqlite3.connect(ca.database_path)) as database:
+        ((status, contact),) = database.execute("SELECT status, contact FROM accounts WHERE id = ?", [account_id])
+    return status, contact
+
+
+@LIVES
+def test_a_name_that_policy_refuses(kind: Kind, new_client: NewClient) -> None:
+    """What the CA says about a name reaches the person who runs the client: the name, and that policy is the reason."""
+    said = new_client(kind).refused("www.example.com")
+    assert "www.example.com" in said
+    assert "rejectedIdentifier" in said
+    assert "allowed_names" in said
+
+
+@those_with(Ability.IP)
+def test_an_address(kind: Kind, new_client: NewClient, ca: Installation) -> None:
+    """RFC 8738: an identifier of type ip, validated by http-01 at the address itself."""
+    issued = new_client(kind).issue("127.0.0.1")
+    verify(ca, issued, "127.0.0.1")
+    assert "IP Address:127.0.0.1" in issued.text
+    assert shown(ca, issued)["names"] == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.client in {Lego, Dehydrated}], ids=str)
+def test_an_address_as_a_name(kind: Kind, new_client: NewClient) -> None:
+    """Older clients order an address as a `dns` identifier: it is refused, and the message says what it should have been."""
+    assert "use type 'ip'" in new_client(kind).refused("127.0.0.1")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if issubclass(kind.client, Caddy)], ids=str)
+def test_caddy_replaces_what_was_revoked(kind: Kind, new_client: NewClient, ca: Installation) -> None:
+    """Caddy staples OCSP; when it learns there that its certificate is revoked, it gets another at once."""
+    client = new_client(kind)
+    assert isinstance(client, Caddy)
+    name = host(kind, "replaced")
+    serial = client.issue(name).serial
+    ca.operate("revoke", serial=serial, reason="keyCompromise")
+    with client.running(name) as caddy:
+        caddy.wait_for_line(r"certificate (obtained|renewed) successfully")
+    issued = client.issued(name)
+    verify(ca, issued, name)
+    assert issued.serial != serial
