@@ -131,11 +131,12 @@ def _judge_names(observation: TlsAlpn01Observation, names: tuple[ShownName, ...]
         return _incorrect(observation, "the certificate has no subjectAltName", _CHECK_CERTIFICATE)
     if len(names) == 1 and _is(names[0], identifier):
         return None
-    shown = f'"{_shown(names[0])}"' if names else "nothing"
+    shown = _shown(names[0]) if names else "nothing"
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    kind = "iPAddress" if identifier.type is IdentifierType.IP else "dNSName"
     return _incorrect(
         observation,
-        f"the certificate's subjectAltName is {shown}{more}, and not {identifier} alone",
+        f"the certificate's subjectAltName is {shown}{more}, and not the {kind} {identifier} alone",
         f"{_CHECK_CERTIFICATE}, and that no other server answers for this name",
     )
 
@@ -148,9 +149,11 @@ def _is(name: ShownName, identifier: Identifier) -> bool:
 
 
 def _shown(name: ShownName) -> str:
+    """With its kind: clients have shown an address as a dNSName, which reads the same."""
     if name.tag == IP_ADDRESS and len(name.value) in {4, 16}:
-        return str(ip_address(name.value))
-    return escape(name.value)
+        return f'the iPAddress "{ip_address(name.value)}"'
+    kind = {DNS_NAME: "the dNSName ", IP_ADDRESS: "the iPAddress "}.get(name.tag, "")
+    return f'{kind}"{escape(name.value)}"'
 
 
 def _judge_digest(

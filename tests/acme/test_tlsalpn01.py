@@ -240,7 +240,7 @@ class TestDetail:
         detail = judged(seen(ShownName(DNS_NAME, b"other.corp.internal"))).detail
         assert detail.startswith(
             "acme-tls/1 with SNI www.corp.internal at 10.0.0.5:443: the certificate's subjectAltName is "
-            '"other.corp.internal", and not www.corp.internal alone. Check'
+            'the dNSName "other.corp.internal", and not the dNSName www.corp.internal alone. Check'
         )
 
     def test_without_a_connection(self) -> None:
@@ -258,4 +258,10 @@ class TestDetail:
         assert "a" * 64 not in detail
 
     def test_an_address_is_shown_as_one(self) -> None:
-        assert 'is "10.0.0.6", and' in judged(seen(ShownName(IP_ADDRESS, b"\x0a\x00\x00\x06"), identifier=IPV4)).detail
+        detail = judged(seen(ShownName(IP_ADDRESS, b"\x0a\x00\x00\x06"), identifier=IPV4)).detail
+        assert 'is the iPAddress "10.0.0.6", and' in detail
+
+    def test_an_address_that_is_shown_as_a_name_is_told_apart(self) -> None:
+        """RFC 8738 §6 asks for an iPAddress; acmez of 2022 (Caddy 2.6) writes a dNSName, which would read the same."""
+        detail = judged(seen(ShownName(DNS_NAME, b"10.0.0.5"), identifier=IPV4)).detail
+        assert 'is the dNSName "10.0.0.5", and not the iPAddress 10.0.0.5 alone' in detail

@@ -8,7 +8,7 @@ Rule 2: one CA serves all tests of a worker; each test takes names and directori
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import pytest
 
@@ -21,6 +21,17 @@ from tests.support.installations import CHECKOUT, Installation, find_tool, make_
 from tests.support.processes import Process, reserve_ports, run
 
 IN_VIRTUALENV = frozenset({"certbot"})  # programs that come with pyproject.toml's group `dev`
+
+_POLICY: Final = f"""\
+allowed_names = ["*.localhost", "*.{ZONE}"]
+allowed_networks = ["127.0.0.0/8", "::1/128"]
+wildcards = true
+"""
+_VALIDATION: Final = """\
+challenges = ["http-01", "tls-alpn-01", "dns-01"]
+resolvers = ["{server}"]
+tls_alpn_port = {tls_port}
+"""
 
 RequireTool: TypeAlias = Callable[[str | Path, str], Path]
 NewClient: TypeAlias = Callable[..., Client]
@@ -56,13 +67,17 @@ def zone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zone]:
 
 
 @pytest.fixture(scope="session")
-def served(zone: Zone) -> Iterator[tuple[Installation, Process]]:
+def tls_port() -> int:
+    """Where tls-alpn-01 is checked."""
+    (port,) = reserve_ports(1)
+    return port
+
+
+@pytest.fixture(scope="session")
+def served(zone: Zone, tls_port: int) -> Iterator[tuple[Installation, Process]]:
     with short_directory(in_memory=True) as directory:
         installation = make_installation(
-            directory,
-            more=f'resolvers = ["{zone.server}"]\n',
-            allowed_names=("*.localhost", f"*.{ZONE}"),
-            allowed_networks=("127.0.0.0/8", "::1/128"),
+            directory, policy=_POLICY, more=_VALIDATION.format(server=zone.server, tls_port=tls_port)
         )
         with installation.serve("--init") as server:
             yield installation, server
@@ -84,10 +99,9 @@ def world(ca: Installation, require_tool: RequireTool, tmp_path_factory: pytest.
 
 @pytest.fixture(scope="session")
 def new_client(
-    ca: Installation, zone: Zone, require_tool: RequireTool, tmp_path_factory: pytest.TempPathFactory
+    ca: Installation, zone: Zone, tls_port: int, require_tool: RequireTool, tmp_path_factory: pytest.TempPathFactory
 ) -> NewClient:
     """`new_client(kind, binding)`: somebody who never used that client before, with an external account or without."""
-    (tls_port,) = reserve_ports(1)
 
     def make(kind: Kind, binding: Binding | None = None) -> Client:
         program = require_tool(kind.program, kind.package)

@@ -18,6 +18,7 @@ from tests.interop.clients.dehydrated import Dehydrated
 from tests.interop.clients.fleet import Kind, kinds
 from tests.interop.clients.lego import Lego
 from tests.interop.conftest import NewClient
+from tests.interop.responders import ZONE
 from tests.support.installations import Installation
 
 pytestmark = pytest.mark.interop
@@ -26,9 +27,14 @@ KINDS = kinds()
 LIVES = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.client is not CurrentCertbot], ids=str)
 
 
+def with_all(*abilities: Ability) -> list[Kind]:
+    """The clients that have all of them."""
+    return [kind for kind in KINDS if kind.client.abilities.issuperset(abilities)]
+
+
 def those_with(ability: Ability) -> pytest.MarkDecorator:
     """The clients that have it."""
-    return pytest.mark.parametrize("kind", [kind for kind in KINDS if ability in kind.client.abilities], ids=str)
+    return pytest.mark.parametrize("kind", with_all(ability), ids=str)
 
 
 def host(kind: Kind, label: str) -> str:
@@ -101,6 +107,51 @@ def test_an_address(kind: Kind, new_client: NewClient, ca: Installation) -> None
     verify(ca, issued, "127.0.0.1")
     assert "IP Address:127.0.0.1" in issued.text
     assert shown(ca, issued)["names"] == ["127.0.0.1"]
+
+
+@those_with(Ability.TLS_ALPN_01)
+def test_tls_alpn_01(kind: Kind, new_client: NewClient, ca: Installation) -> None:
+    """RFC 8737, answered by the client's own responder, or from the certificate that it wrote."""
+    issued = new_client(kind).issue(host(kind, "tls"), wishes=Wishes(challenge="tls-alpn-01"))
+    verify(ca, issued, host(kind, "tls"))
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in with_all(Ability.TLS_ALPN_01, Ability.IP) if kind.client is not Caddy], ids=str
+)
+def test_an_address_by_tls_alpn_01(kind: Kind, new_client: NewClient, ca: Installation) -> None:
+    """RFC 8738 §6: the server name is the address's name below in-addr.arpa."""
+    verify(ca, new_client(kind).issue("127.0.0.1", wishes=Wishes(challenge="tls-alpn-01")), "127.0.0.1")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.client is Caddy], ids=str)
+def test_an_address_shown_as_a_name_by_tls_alpn_01(kind: Kind, new_client: NewClient) -> None:
+    """Caddy 2.6 shows a dNSName for an address, against RFC 8738 §6: it is refused, and the message says why."""
+    said = new_client(kind).refused("127.0.0.1", wishes=Wishes(challenge="tls-alpn-01"))
+    assert "incorrectResponse" in said
+    assert "and not the iPAddress 127.0.0.1 alone" in said
+
+
+@those_with(Ability.DNS_01)
+def test_a_wildcard_by_dns_01(kind: Kind, new_client: NewClient, ca: Installation) -> None:
+    """§8.4 and §7.1.3: the wildcard and the name itself in one order, so that one TXT name has two values."""
+    name = f"{kind}.{ZONE}"
+    issued = new_client(kind).issue(f"*.{name}", name, wishes=Wishes(challenge="dns-01"))
+    verify(ca, issued, f"*.{name}", name)
+    assert shown(ca, issued)["names"] == sorted([f"*.{name}", name])
+
+
+@those_with(Ability.ROLLOVER)
+def test_a_change_of_the_accounts_key(kind: Kind, new_client: NewClient, ca: Installation) -> None:
+    """§7.3.5: the account stays, the key is another one; what the old key had issued can be revoked by the new one."""
+    client = new_client(kind)
+    issued = client.issue(host(kind, "before"))
+    client.roll_over()
+    after = shown(ca, client.issue(host(kind, "after")))
+    before = shown(ca, issued)
+    assert after["account"] == before["account"]
+    client.revoke(host(kind, "before"), reason=0)
+    assert ca.operate("show", serial=before["serial"])["status"] == "revoked"
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.client in {Lego, Dehydrated}], ids=str)

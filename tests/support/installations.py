@@ -12,7 +12,7 @@ import socket
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,7 @@ organization = "Example"
 common_name = "Example CA"
 
 [policy]
-allowed_names = {allowed_names}
-allowed_networks = {allowed_networks}
+{policy}
 
 [validation]
 allowed_networks = ["127.0.0.0/8", "::1/128"]
@@ -136,10 +135,9 @@ def make_installation(
     directory: Path,
     *,
     more: str = "",
-    allowed_names: Sequence[str] = ("*.localhost",),
-    allowed_networks: Sequence[str] = (),
+    policy: str = 'allowed_names = ["*.localhost"]',
 ) -> Installation:
-    """Write the configuration; `more` is TOML that is added to it, to `[validation]` first. What may be certified is `allowed_…`.
+    """Write the configuration; `more` is TOML that is added to it, to `[validation]` first; `policy` is all of `[policy]`.
 
     The CA itself is made by `init` or `serve --init`.
     """
@@ -151,8 +149,7 @@ def make_installation(
         status_port=status_port,
         http_port=http_port,
         admin_port=admin_port,
-        allowed_names=json.dumps(list(allowed_names)),
-        allowed_networks=json.dumps(list(allowed_networks)),
+        policy=policy,
     )
     installation.config_path.write_text(text + more)
     return installation

@@ -63,5 +63,6 @@ class Lego(Client):
             EXEC_PATH=str(self.zone.hook),
             EXEC_POLLING_INTERVAL="1",
             EXEC_PROPAGATION_TIMEOUT="10",
+            EXEC_SEQUENCE_INTERVAL="1",  # between two names of one order; its default is a minute
         )
         return run([*command, verb, *arguments], env=env, cwd=self.directory, code=code)
