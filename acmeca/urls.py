@@ -21,6 +21,7 @@ class Paths:
     NEW_ORDER: Final = "/acme/new-order"
     REVOKE_CERT: Final = "/acme/revoke-cert"
     KEY_CHANGE: Final = "/acme/key-change"
+    RENEWAL_INFO: Final = "/acme/renewal-info/{unique_identifier}"  # RFC 9773 §4.1
     ACCOUNT: Final = "/acme/account/{account_id}"
     ACCOUNT_ORDERS: Final = "/acme/account/{account_id}/orders"
     ORDER: Final = "/acme/order/{order_id}"
@@ -74,6 +75,11 @@ class Urls:
     @property
     def key_change(self) -> str:
         return self.base + Paths.KEY_CHANGE
+
+    @property
+    def renewal_info(self) -> str:
+        """The URL in the directory. "url = renewalInfo || '/' ||" the certificate's identifier (RFC 9773 §4.1)."""
+        return f"{self.base}/acme/renewal-info"
 
     def account(self, account_id: str) -> str:
         return f"{self.base}/acme/account/{account_id}"

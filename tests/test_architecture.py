@@ -18,7 +18,7 @@ from acmeca import app
 from acmeca.acme.problem import ProblemType
 from acmeca.service.services import Services
 from acmeca.urls import Paths, Urls
-from tests.support.acme_client import certificate_key
+from tests.support.acme_client import certificate_key, renewal_identifier
 from tests.support.jose import new_key
 from tests.support.server import running_ca
 
@@ -110,6 +110,7 @@ class TestRoutes:
         assert urls.new_order == "https://b" + Paths.NEW_ORDER
         assert urls.revoke_cert == "https://b" + Paths.REVOKE_CERT
         assert urls.key_change == "https://b" + Paths.KEY_CHANGE
+        assert urls.renewal_info + "/{unique_identifier}" == "https://b" + Paths.RENEWAL_INFO
         assert urls.ocsp("{issuer_id}") == "http://s" + Paths.OCSP
         assert urls.crl("{issuer_id}") == "http://s" + Paths.CRL
         assert urls.issuer_der("{issuer_id}") == "http://s" + Paths.ISSUER_DER
@@ -163,7 +164,8 @@ class TestRoutes:
             (await client.revoke(issued.der, key=certificate_key(issued))).ok()
             (await client.change_key(new_key())).ok()
             status = ca.urls.status
-            fetched = [ca.issuer.crl_url, ca.issuer.issuer_url, ca.urls.issuer_pem(ca.issuer.id), ca.urls.bundle]
+            fetched = [f"{client.directory['renewalInfo']}/{renewal_identifier(issued.leaf)}"]
+            fetched += [ca.issuer.crl_url, ca.issuer.issuer_url, ca.urls.issuer_pem(ca.issuer.id), ca.urls.bundle]
             fetched += [ca.urls.roots, status + Paths.HEALTH_LIVE, status + Paths.HEALTH_READY]
             fetched += [base + path for base in (ca.urls.base, status) for path in (Paths.FRONT_PAGE, Paths.STYLESHEET)]
             fetched += [ca.admin_url + path for path in (Paths.METRICS, Paths.HEALTH_LIVE, Paths.HEALTH_READY)]
@@ -244,4 +246,4 @@ class TestProblems:
 
 def test_services_are_few() -> None:
     """DESIGN: no one class through which everything reaches everything; what is added here is thought about."""
-    assert len(Services.__dataclass_fields__) <= 12
+    assert len(Services.__dataclass_fields__) <= 14

@@ -123,7 +123,7 @@ class Order:
     """An order (§7.1.3). `error` is a rendered problem document; `certificate_id` is set once the order is valid.
 
     `profile` is the name of the profile it was made with, `profile_id` names that profile as it was then. `not_before` and
-    `not_after` are what the client asked for. `replaces` is the serial, in hex, of the certificate that it will replace.
+    `not_after` are what the client asked for. `replaces` is the identifier of the certificate that it will replace (RFC 9773 §4.1).
     """
 
     id: str
@@ -149,6 +149,9 @@ class Order:
             "authorizations": [urls.authorization(id_) for id_ in self.authorization_ids],
             "finalize": urls.finalize(self.id),
         }
+        if self.replaces is not None:
+            # RFC 9773 §5: the server "MUST reflect that field in the response and in subsequent requests for the … Order object"
+            document["replaces"] = self.replaces
         if self.error is not None:
             document["error"] = dict(self.error)
         if self.status is OrderStatus.VALID and self.certificate_id is not None:

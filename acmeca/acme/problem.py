@@ -17,9 +17,10 @@ _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class ProblemType(StrEnum):
-    """The error types of RFC 8555 §6.7 that acmeca sends."""
+    """The error types of RFC 8555 §6.7 and its extensions that acmeca sends."""
 
     ACCOUNT_DOES_NOT_EXIST = "accountDoesNotExist"
+    ALREADY_REPLACED = "alreadyReplaced"  # RFC 9773 §7.4
     ALREADY_REVOKED = "alreadyRevoked"
     BAD_CSR = "badCSR"
     BAD_NONCE = "badNonce"
@@ -51,6 +52,7 @@ class ProblemType(StrEnum):
 # RFC 8555 leaves most status codes to the server; 400 unless the type says whose fault it is.
 _STATUS: Final[Mapping[ProblemType, int]] = MappingProxyType(
     {
+        ProblemType.ALREADY_REPLACED: 409,  # RFC 9773 §5: "it MUST return an HTTP 409 (Conflict)"
         ProblemType.CAA: 403,  # §6.7 "CAA records forbid the CA from issuing a certificate"
         ProblemType.ORDER_NOT_READY: 403,  # §7.4: "the server MUST return a 403 (Forbidden) error"
         ProblemType.RATE_LIMITED: 429,  # RFC 6585 §4; §6.6 leaves the code open

@@ -42,6 +42,8 @@ from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
 from acmeca.service.probes import Disks, WriteWatch, in_thread
 from acmeca.service.readiness import Readiness
+from acmeca.service.renewal_windows import RenewalWindows
+from acmeca.service.renewals import Renewals
 from acmeca.service.requests import Nonces, Requests
 from acmeca.service.retention import Retention
 from acmeca.service.services import Services
@@ -186,7 +188,16 @@ async def _compose(
         observer=metrics,
         weak_keys=weak_keys,
     )
-    orders = Orders(store, issuance=issuance, names=names, challenges=challenge_policy, limits=limits, ambient=ambient)
+    renewals = Renewals(store, issuers=issuers, longest_wait=config.renewal.retry_after, ambient=ambient)
+    orders = Orders(
+        store,
+        issuance=issuance,
+        renewals=renewals,
+        names=names,
+        challenges=challenge_policy,
+        limits=limits,
+        ambient=ambient,
+    )
     challenges = Challenges(
         store,
         others=others,
@@ -233,12 +244,18 @@ async def _compose(
             challenges=challenges,
             issuance=issuance,
             certificates=certificates,
+            renewals=renewals,
             issuers=issuers,
             status=status,
             readiness=readiness,
         ),
         administration=Administration(
-            store, certificates=certificates, issuers=issuers, status=status, ambient=ambient
+            store,
+            certificates=certificates,
+            windows=RenewalWindows(store, renewals=renewals, issuers=issuers, ambient=ambient),
+            issuers=issuers,
+            status=status,
+            ambient=ambient,
         ),
         jobs=Jobs(
             store,

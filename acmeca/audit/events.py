@@ -243,6 +243,34 @@ class CertificateRevoked(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RenewalSet(Event):
+    """An administrator set when certificates are to be renewed (RFC 9773 §4.2), and which.
+
+    `selection` says which (what is left out is not asked about), `certificates` how many there were at that moment.
+    """
+
+    kind = "renewal.set"
+    about = "override_id"
+
+    override_id: str
+    selection: Mapping[str, object]
+    certificates: int
+    renew_from: str
+    renew_until: str
+    explanation_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewalCleared(Event):
+    """An administrator took back when certificates are to be renewed: they have windows of their own again."""
+
+    kind = "renewal.cleared"
+    about = "override_id"
+
+    override_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CertificatesForgotten(Event):
     """Retention deleted certificates that expired long ago, as configured: from now on they are unknown here.
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from acmeca.cli.connection import run_operation
 from acmeca.cli.options import json_option, parse_seconds
 from acmeca.cli.output import examples, print_json, print_line, print_pairs, print_table
+from acmeca.cli.renewal import renewal_pairs
 from acmeca.errors import AcmecaError
 from acmeca.service.administration import REASONS
 from acmeca.storage.certificates import CertificateStatus
@@ -176,6 +177,7 @@ def _print_certificate(item: dict[str, Any], *, stderr: bool = False) -> None:
         "order": item["order"] or "-",
         "recorded": item["recorded_at"],
         "issued": item["issued_at"] or "never signed",
+        **renewal_pairs(item),
         "issuer": item.get("issuer_name", "-"),
         "issuer certificate": item.get("issuer_url", "-"),
         "OCSP": item.get("ocsp_url", "-"),

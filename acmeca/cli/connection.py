@@ -17,7 +17,8 @@ import aiohttp
 from acmeca.app import is_database_there, opened
 from acmeca.config import Config, find_config, load_config
 from acmeca.errors import AcmecaError
-from acmeca.service.administration import Administration, Json
+from acmeca.service.administration import Administration
+from acmeca.service.arguments import Json
 from acmeca.storage.errors import LockedError
 from acmeca.web.control import SOCKET_NAME, user_name
 

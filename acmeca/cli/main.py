@@ -20,6 +20,7 @@ from acmeca.cli.doctor import doctor
 from acmeca.cli.init import init
 from acmeca.cli.journal import journal
 from acmeca.cli.output import examples, print_failure
+from acmeca.cli.renewal import renewal
 from acmeca.cli.serve import serve
 from acmeca.cli.storage import storage
 from acmeca.errors import AcmecaError
@@ -35,6 +36,7 @@ _INTERRUPTED = 128 + 2  # SIGINT
         "acmeca doctor                                       is all well?",
         "acmeca list --name '*.db.corp.internal'             find a certificate",
         "acmeca revoke SERIAL --reason keyCompromise         revoke one",
+        "acmeca renewal set --name '*.corp.internal'         have certificates replaced early",
         "acmeca backup FILE                                  keep what it knows elsewhere",
         "acmeca audit verify                                 was the audit touched?",
     ),
@@ -65,6 +67,7 @@ for _verb in (
     list_certificates,
     show,
     revoke,
+    renewal,
     crl,
     backup,
     restore_command,

@@ -240,6 +240,13 @@ class StatusSection(_Section):
     ] = timedelta(hours=6)
 
 
+class RenewalSection(_Section):
+    """`[renewal]`: what clients are told about when to renew (RFC 9773)."""
+
+    # RFC 9773 §4.3.2: clients may take less than a minute for a minute, and more than a day for a day.
+    retry_after: Annotated[timedelta, _duration(timedelta(minutes=1), timedelta(days=1))] = timedelta(hours=6)
+
+
 class StorageSection(_Section):
     """`[storage]`: where everything is kept."""
 
@@ -272,6 +279,7 @@ class Config(_Section):
     validation: ValidationSection = ValidationSection()
     limits: LimitsSection = LimitsSection()
     status: StatusSection = StatusSection()
+    renewal: RenewalSection = RenewalSection()
     storage: StorageSection = StorageSection()
     retention: RetentionSection = RetentionSection()
 

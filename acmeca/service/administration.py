@@ -1,36 +1,35 @@
 """What an administrator asks and orders, as plain values: one code path for the command line and the admin socket.
 
 Rule 1: every operation takes and returns JSON values, so that it is the same over a socket and in the process.
-Rule 2: a serial is taken in every form that tools print (hex with or without colons, `0x…`, decimal) and never guessed: a
-form that fits two certificates is refused.
+Rule 2: what is asked for is read by `arguments.py`. Operations of another subject are modules of their own, and are given to this one.
 """
 
-import ipaddress
 import logging
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final, TypeAlias
+from typing import Final
 
 from cryptography import x509
 
 from acmeca import audit
-from acmeca.acme.identifiers import canonical_dns_name
 from acmeca.acme.objects import format_time
 from acmeca.errors import AcmecaError, Conflict, NotFound
 from acmeca.pki.issuer import Issuer
 from acmeca.service.ambient import Ambient
+from acmeca.service.arguments import Json, Operation, find_certificate, parse_search_name
+from acmeca.service.arguments import cut as _cut
+from acmeca.service.arguments import number as _number
+from acmeca.service.arguments import text as _text
 from acmeca.service.certificates import Certificates
 from acmeca.service.issuers import ROOT_CRL_LIFETIME, Issuers, fingerprint, to_pem
+from acmeca.service.renewal_windows import RenewalWindows
 from acmeca.service.root_crls import RootCrls
-from acmeca.service.status import Status, format_serial
+from acmeca.service.status import Status
 from acmeca.storage.certificates import Certificate, CertificateStatus, Search
 from acmeca.storage.issuers import StoredIssuer
 from acmeca.storage.store import Store
 
 log = logging.getLogger(__name__)
-
-Json: TypeAlias = dict[str, object]
 
 # RFC 5280 §5.3.1, those that an administrator may give (RULES §5). 0 is kept as "no reason".
 REASONS: Final[Mapping[str, int | None]] = {
@@ -43,27 +42,33 @@ REASONS: Final[Mapping[str, int | None]] = {
 }
 _REASON_NAMES: Final = {number: name for name, number in REASONS.items()}
 
-_HEX: Final = re.compile(r"[0-9a-f]+\Z")
-_MAX_SERIAL_DIGITS: Final = 60  # characters; 20 octets (RFC 5280 §4.1.2.2) take 49 in decimal
 _DEFAULT_LISTED: Final = 100
 _MAX_LISTED: Final = 10_000
 _MAX_NUMBER: Final = 2**63 - 1  # what the store's column holds
-_SHOWN: Final = 64  # characters of what was typed
 
 
 class Administration:
     """The operations, by name. `call` is the one way in."""
 
     def __init__(
-        self, store: Store, *, certificates: Certificates, issuers: Issuers, status: Status, ambient: Ambient
+        self,
+        store: Store,
+        *,
+        certificates: Certificates,
+        windows: RenewalWindows,
+        issuers: Issuers,
+        status: Status,
+        ambient: Ambient,
     ) -> None:
         self._store = store
         self._certificates = certificates
+        self._windows = windows
         self._issuers = issuers
         self._status = status
         self._ambient = ambient
         self._root_crls = RootCrls(store, issuers=issuers, status=status, ambient=ambient)
-        self._operations: dict[str, Callable[[Json, str], Awaitable[Json]]] = {
+        self._operations: dict[str, Operation] = {
+            **windows.operations,
             "list": self._list,
             "show": self._show,
             "revoke": self._revoke,
@@ -125,6 +130,7 @@ class Administration:
             "subject": None,
             "sha256_fingerprint": None,
             "pem": None,
+            **await self._windows.shown(certificate),
         }
         if certificate.signature is not None:
             x509_certificate = x509.load_der_x509_certificate(certificate.der)
@@ -234,49 +240,8 @@ class Administration:
         }
         return shown | ({"der": crl.der.hex()} if with_der else {})
 
-    async def _find(self, text: str) -> Certificate:
-        found = [
-            certificate
-            for serial in parse_serial(text)
-            if (certificate := await self._store.certificates.by_serial(serial)) is not None
-        ]
-        if len(found) > 1:
-            raise Conflict(
-                f"{text} is one certificate's serial in hex and another's in decimal; write "
-                + " or ".join(f"0x{certificate.serial}" for certificate in found)
-            )
-        if not found:
-            raise NotFound(f"no certificate with serial {text} was ever issued here; find it with: acmeca list")
-        return found[0]
-
-
-def parse_serial(text: str) -> tuple[str, ...]:
-    """The serials, as the store keeps them, that `text` can mean: one, or two when it is all digits.
-
-    Hex with or without colons, blanks and `0x`, in either case (as openssl and browsers print it, `serial=` before it
-    too), or decimal (as some libraries do). Leading zeros say nothing. Raises `AcmecaError` for what is neither.
-    """
-    # Windows' certificate dialog puts a left-to-right mark before what is copied from it.
-    plain = text.strip().strip("\u200e").lower().removeprefix("serial=")
-    digits = plain.removeprefix("0x").replace(":", "").replace(" ", "")
-    if not _HEX.match(digits) or len(digits) > _MAX_SERIAL_DIGITS:
-        raise AcmecaError(f"{_cut(text)!r} is no serial; write it in hex (with or without colons) or in decimal")
-    candidates = [int(digits, 16)]
-    if digits == plain and digits.isdecimal():
-        candidates.append(int(digits))
-    return tuple(dict.fromkeys(format_serial(number) for number in candidates))
-
-
-def parse_search_name(text: str) -> str:
-    """What `list` looks for: a canonical name or address, or `*.suffix` for everything below it. Raises `AcmecaError`."""
-    for canonical in (canonical_dns_name, lambda value: str(ipaddress.ip_address(value))):
-        try:
-            return canonical(text.strip().removesuffix("."))
-        except ValueError:
-            continue
-    raise AcmecaError(
-        f"name: {_cut(text)!r} is none; a whole name or address is looked for, or what is below one, like *.corp.internal"
-    )
+    async def _find(self, typed: str) -> Certificate:
+        return await find_certificate(self._store, typed)
 
 
 def parse_status(text: str | None) -> CertificateStatus | None:
@@ -320,21 +285,3 @@ def _later(now: datetime, seconds: int) -> datetime:
         return now + timedelta(seconds=seconds)
     except OverflowError:
         raise AcmecaError("expires_within: that is longer than any certificate lives") from None
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _number(arguments: Json, name: str) -> int | None:
-    value = arguments.get(name)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise AcmecaError(f"{name}: a whole number is expected")
-    return value
-
-
-def _text(arguments: Json, name: str) -> str | None:
-    value = arguments.get(name)
-    if value is not None and not isinstance(value, str):
-        raise AcmecaError(f"{name}: a text is expected")
-    return value

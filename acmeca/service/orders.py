@@ -17,7 +17,8 @@ from acmeca.policy.names import NamePolicy
 from acmeca.service.ambient import Ambient
 from acmeca.service.issuance import Issuance
 from acmeca.service.limits import Limits
-from acmeca.storage.errors import StaleError
+from acmeca.service.renewals import Renewals, already_replaced
+from acmeca.storage.errors import AlreadyReplacedError, StaleError
 from acmeca.storage.limits import LimitReachedError
 from acmeca.storage.orders import OrderPage
 from acmeca.storage.store import Store
@@ -36,6 +37,7 @@ class Orders:
         store: Store,
         *,
         issuance: Issuance,
+        renewals: Renewals,
         names: NamePolicy,
         challenges: ChallengePolicy,
         limits: Limits,
@@ -43,6 +45,7 @@ class Orders:
     ) -> None:
         self._store = store
         self._issuance = issuance
+        self._renewals = renewals
         self._names = names
         self._challenges = challenges
         self._limits = limits
@@ -61,6 +64,7 @@ class Orders:
         if refusals:
             await self._record_refusal(account, refusals, now)
             raise join_problems(refusals, detail=f"{len(refusals)} of the names are not issued for; see subproblems")
+        predecessor = await self._renewals.predecessor(account, request)
         authorizations = [self._new_authorization(account, identifier, now) for identifier in request.identifiers]
         order = Order(
             id=self._ambient.new_id(),
@@ -70,6 +74,7 @@ class Orders:
             authorization_ids=tuple(authorization.id for authorization in authorizations),
             created_at=now,
             expires_at=now + _LIFETIME,
+            replaces=None if predecessor is None else predecessor.identifier,
         )
         unproven = (item.identifier for item in authorizations if item.status is AuthorizationStatus.PENDING)
         try:
@@ -82,6 +87,8 @@ class Orders:
             raise Problem(ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile", status=401) from None
         except LimitReachedError as error:
             raise await self._limits.refusal(error, actor=audit.account_actor(account.id)) from None
+        except AlreadyReplacedError:
+            raise already_replaced() from None
         return order
 
     async def order(self, account: Account, order_id: str) -> Order:

@@ -10,6 +10,7 @@ from acmeca.service.issuance import Issuance
 from acmeca.service.issuers import Issuers
 from acmeca.service.orders import Orders
 from acmeca.service.readiness import Readiness
+from acmeca.service.renewals import Renewals
 from acmeca.service.requests import Nonces, Requests
 from acmeca.service.status import Status
 from acmeca.urls import Urls
@@ -28,6 +29,7 @@ class Services:
     challenges: Challenges
     issuance: Issuance
     certificates: Certificates
+    renewals: Renewals
     issuers: Issuers
     status: Status
     readiness: Readiness

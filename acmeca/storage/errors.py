@@ -35,6 +35,10 @@ class FencedError(StorageError):
     """This process may not write any more: another one took its place, or the schema moved on beyond it. It has to end."""
 
 
+class AlreadyReplacedError(StorageError):
+    """The certificate that an order was to replace is replaced by another order (RFC 9773 §5)."""
+
+
 class KeyRefusedError(StorageError):
     """A key that must not be certified or have an account: it is in use as the other, or it was blocked. The text says which."""
 

@@ -20,6 +20,7 @@ from acmeca.storage.database import Database, Entry, Transaction
 from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.limits import take, without_renewals
 from acmeca.storage.orders import close_order
+from acmeca.storage.replacements import complete_replacing
 from acmeca.storage.times import to_seconds
 
 
@@ -93,11 +94,12 @@ class Issuance:
             tx.journal(Entry("signature", {"id": certificate.id, "signature": signature, "issued_at": to_seconds(at)}))
             if certificate.order_id is not None:
                 changed = await tx.execute(
-                    "UPDATE orders SET status = 'valid', certificate_id = $1 WHERE id = $2 AND status = 'processing'",
+                    "UPDATE orders SET status = 'valid', certificate_id = $1 WHERE id = $2 AND status = 'processing'"
+                    " AND replaces IS NULL",
                     certificate.id,
                     certificate.order_id,
                 )
-                if changed != 1:
+                if changed != 1 and not await complete_replacing(tx, certificate.order_id, certificate.id):
                     raise StaleError(f"order {certificate.order_id} is processing no longer")
             event = audit.CertificateIssued(
                 actor=_actor(certificate),

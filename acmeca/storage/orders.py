@@ -31,6 +31,7 @@ from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Reader, Row, Transaction
 from acmeca.storage.errors import StaleError
 from acmeca.storage.limits import count, require_room, take, without_renewals
+from acmeca.storage.replacements import require_unreplaced
 from acmeca.storage.times import from_seconds, to_seconds
 
 _NOTED_REFUSALS: Final = 6
@@ -71,12 +72,15 @@ class Orders:
     async def create(
         self, order: Order, authorizations: Sequence[Authorization], *, takings: Sequence[Taking] = ()
     ) -> None:
-        """Store a new order with its new authorizations, or nothing; `StaleError` when the account is valid no longer.
+        """Store a new order with its new authorizations, or nothing.
 
-        `takings` are the limits that it uses; `LimitReachedError` when one has no room.
+        `takings` are the limits that it uses. Raises `StaleError` when the account is valid no longer, `AlreadyReplacedError`
+        when another order replaces the certificate that this one is to replace, `LimitReachedError` when a limit has no room.
         """
 
         async def body(tx: Transaction) -> None:
+            if order.replaces is not None:
+                await require_unreplaced(tx, order.replaces, at=order.created_at)
             names = [identifier.value for identifier in order.identifiers]
             counted = await without_renewals(
                 tx, takings, account_id=order.account_id, names=names, replaces=order.replaces

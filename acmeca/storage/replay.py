@@ -26,6 +26,8 @@ from acmeca.storage.database import Database, Entry, Transaction
 from acmeca.storage.issuance import insert_names
 from acmeca.storage.journal import Commit, JournalError
 from acmeca.storage.journals import AUDIT
+from acmeca.storage.renewals import clear_override, insert_override
+from acmeca.storage.replacements import place_replacement
 from acmeca.storage.times import from_seconds
 
 _BATCH: Final = 200  # commits of one transaction
@@ -70,6 +72,13 @@ KINDS: Final[Mapping[str, Columns]] = MappingProxyType(
             "revocation_reason": _NUMBER_OR_NONE,
             "revocation_sequence": _NUMBER,
         },
+        "replacement": {"serial": _TEXT, "replaced_by": _TEXT},
+        "renewal": {
+            **dict.fromkeys(("id", "selection"), _TEXT),
+            "explanation_url": _TEXT_OR_NONE,
+            **dict.fromkeys(("sequence", "renew_from", "renew_until", "set_at"), _NUMBER),
+        },
+        "renewal.cleared": {"id": _TEXT, "cleared_at": _NUMBER},
         "blocked_key": {
             "spki_sha256": _OCTETS,
             "thumbprint": _TEXT,
@@ -435,6 +444,27 @@ async def _place_revocation(entry: _Placing) -> bool:
     return True
 
 
+async def _place_replacement(entry: _Placing) -> bool:
+    values = entry.values
+    if await place_replacement(entry.tx, values["serial"], values["replaced_by"]):
+        return True
+    if await entry.tx.fetch_one("SELECT 1 FROM certificates WHERE serial = $1", values["serial"]) is None:
+        entry.tally.give_up(f"what replaced certificate {values['serial']}, which is not there")
+    return False
+
+
+async def _place_renewal(entry: _Placing) -> bool:
+    return await insert_override(entry.tx, entry.values)
+
+
+async def _place_cleared_renewal(entry: _Placing) -> bool:
+    if await clear_override(entry.tx, entry.values["id"], entry.values["cleared_at"]):
+        return True
+    if await _is_missing(entry.tx, "renewal_overrides", entry.values["id"]):
+        entry.tally.give_up(f"the end of the window for renewals {entry.values['id']}, which is not there")
+    return False
+
+
 async def _place_blocked_key(entry: _Placing) -> bool:
     values = entry.values
     return bool(
@@ -552,6 +582,9 @@ _PLACES: Final[Mapping[str, _Place]] = MappingProxyType(
         "certificate": _place_certificate,
         "signature": _place_signature,
         "revocation": _place_revocation,
+        "replacement": _place_replacement,
+        "renewal": _place_renewal,
+        "renewal.cleared": _place_cleared_renewal,
         "blocked_key": _place_blocked_key,
         "crl": _place_crl,
         "crl.published": _place_published_crl,

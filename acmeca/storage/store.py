@@ -16,6 +16,7 @@ from acmeca.storage.issuers import Issuers
 from acmeca.storage.leases import Leases
 from acmeca.storage.limits import Limits, take
 from acmeca.storage.orders import Orders
+from acmeca.storage.renewals import Renewals
 from acmeca.storage.retention import Retention
 from acmeca.storage.writers import Writer, Writers
 
@@ -30,6 +31,7 @@ class Store:
         self.orders = Orders(database, writer=writer.name, instance=writer.instance)
         self.issuance = Issuance(database, writer=writer.name, instance=writer.instance)
         self.certificates = Certificates(database, writer=writer.name)
+        self.renewals = Renewals(database, writer=writer.name)
         self.issuers = Issuers(database, writer=writer.name)
         self.crls = Crls(database, writer=writer.name)
         self.limits = Limits(database, writer=writer.name)

@@ -24,6 +24,7 @@ from acmeca.urls import Paths
 MAX_BODY: Final = 64 * 1024  # RULES §1, step 1
 _BODY_SECONDS: Final = 30.0
 _RETRY_AFTER: Final = {"Retry-After": "1"}
+_MAX_INFO_AGE: Final = 300  # seconds
 
 
 class AcmeResources:
@@ -43,6 +44,7 @@ class AcmeResources:
                 "newOrder": self._urls.new_order,
                 "revokeCert": self._urls.revoke_cert,
                 "keyChange": self._urls.key_change,
+                "renewalInfo": self._urls.renewal_info,
                 "meta": meta,
             }
         )
@@ -63,6 +65,7 @@ class AcmeResources:
         app.router.add_post(Paths.CHALLENGE, self.challenge)
         app.router.add_post(Paths.CERTIFICATE, self.certificate)
         app.router.add_post(Paths.REVOKE_CERT, self.revoke_cert)
+        app.router.add_get(Paths.RENEWAL_INFO, self.renewal_info)
 
     # --- §7.1.1, §7.2 -------------------------------------------------------------------------------------------
 
@@ -177,6 +180,15 @@ class AcmeResources:
         sender = await self._services.requests.by_account_or_key(await _body(request), url=self._urls.revoke_cert)
         await self._services.certificates.revoke_for_client(sender, payloads.parse_revocation(sender.payload))
         return web.Response()
+
+    # --- RFC 9773 -----------------------------------------------------------------------------------------------
+
+    async def renewal_info(self, request: web.Request) -> web.Response:
+        """§4.2, by "unauthenticated GET requests" (§6): caches may keep it, but not for so long that an operator's word is late."""
+        info = await self._services.renewals.renewal_info(request.match_info["unique_identifier"])
+        max_age = min(info.retry_after, _MAX_INFO_AGE)
+        headers = {"Retry-After": str(info.retry_after), "Cache-Control": f"max-age={max_age}, public"}
+        return _json(info.to_json(), headers=headers)
 
     # --- common -------------------------------------------------------------------------------------------------
 

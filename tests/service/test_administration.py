@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.errors import AcmecaError, Conflict, NotFound
 from acmeca.policy.profiles import server_template
-from acmeca.service.administration import REASONS, parse_search_name, parse_serial
+from acmeca.service.administration import REASONS
+from acmeca.service.arguments import parse_search_name, parse_serial
 from acmeca.service.status import format_serial
 from acmeca.storage.certificates import Certificate
 from tests.support.server import RunningCa, ca_site, running_ca

@@ -15,6 +15,7 @@ from acmeca.service import jobs
 from acmeca.storage import sqlite
 from acmeca.storage.database import Value
 from acmeca.storage.statements import parse_statement
+from tests.support.acme_client import renewal_identifier
 from tests.support.databases import connect
 from tests.support.server import RunningCa, running_ca, until
 
@@ -59,6 +60,10 @@ async def walk_everywhere(ca: RunningCa) -> None:
     (await client.post(client.account_url, {"contact": ["mailto:a@example.org"]})).ok()
     (await client.post((await client.post(client.account_url)).json["orders"])).ok()
     await party.status(issued.serial)
+    for arguments in ({"all": True}, {"name": "*.localhost"}):
+        await ca.opened.administration.call("renewal_set", dict(arguments), user="test")
+    (await client.get(f"{client.directory['renewalInfo']}/{renewal_identifier(issued.leaf)}")).ok()
+    await client.issue("a.localhost", replaces=issued)
     (await client.revoke(issued.der)).ok()
     await client.order_answer("a.example.com")
     await client.new_order("c.localhost")

@@ -278,8 +278,8 @@ class AcmeClient:
         identifiers += [{"type": "ip", "value": address} for address in ips]
         return await self.post(self.directory["newOrder"], {"identifiers": identifiers, **members})
 
-    async def new_order(self, *names: str, ips: tuple[str, ...] = ()) -> ClientOrder:
-        answer = (await self.order_answer(*names, ips=ips)).ok(201)
+    async def new_order(self, *names: str, ips: tuple[str, ...] = (), **members: object) -> ClientOrder:
+        answer = (await self.order_answer(*names, ips=ips, **members)).ok(201)
         return ClientOrder(answer.location, answer.json)
 
     async def order(self, url: str) -> ClientOrder:
@@ -332,9 +332,9 @@ class AcmeClient:
         assert document["status"] == "valid", document
         return document
 
-    async def ready_order(self, *names: str, ips: tuple[str, ...] = ()) -> ClientOrder:
+    async def ready_order(self, *names: str, ips: tuple[str, ...] = (), **members: object) -> ClientOrder:
         """An order whose authorizations are all valid."""
-        order = await self.new_order(*names, ips=ips)
+        order = await self.new_order(*names, ips=ips, **members)
         for url in order.authorizations:
             await self.authorize_one(url)
         order = await self.order(order.url)
@@ -347,11 +347,17 @@ class AcmeClient:
         return await self.post(order.finalize, {"csr": jose.encode(csr)}, **changes)
 
     async def issue(
-        self, *names: str, ips: tuple[str, ...] = (), key: PrivateKey | None = None, **csr_parts: Any
+        self,
+        *names: str,
+        ips: tuple[str, ...] = (),
+        key: PrivateKey | None = None,
+        replaces: Issued | None = None,
+        **csr_parts: Any,
     ) -> Issued:
-        """The whole walk, from newOrder to the download."""
+        """The whole walk, from newOrder to the download; with `replaces` in the place of another certificate."""
         key = key or ec.generate_private_key(ec.SECP256R1())
-        order = await self.ready_order(*names, ips=ips)
+        members = {} if replaces is None else {"replaces": renewal_identifier(replaces.leaf)}
+        order = await self.ready_order(*names, ips=ips, **members)
         answer = (await self.finalize(order, order.csr(key, **csr_parts))).ok()
         order = ClientOrder(order.url, answer.json)
         for _ in range(_POLLS):
@@ -378,6 +384,15 @@ class AcmeClient:
         if key is not None:
             changes = {"key": key, "kid": None} | changes
         return await self.post(self.directory["revokeCert"], payload, **changes)
+
+
+def renewal_identifier(certificate: x509.Certificate) -> str:
+    """The identifier of a certificate in renewalInfo's URL and in `replaces` (RFC 9773 §4.1)."""
+    authority = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    assert authority.key_identifier is not None
+    serial = certificate.serial_number
+    octets = serial.to_bytes(serial.bit_length() // 8 + 1, "big")  # as in DER: a sign bit of 0 before a positive number
+    return f"{jose.encode(authority.key_identifier)}.{jose.encode(octets)}"
 
 
 def certificate_key(issued: Issued) -> SigningKey:

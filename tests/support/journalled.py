@@ -8,7 +8,7 @@ followed by others.
 import contextlib
 import itertools
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -28,18 +28,8 @@ from tests.support.databases import connect
 from tests.support.stored import NOW
 
 _ACTS: Final = (
-    "account",
-    "contact",
-    "key",
-    "account",
-    "order",
-    "own",
-    "own",
-    "revoke",
-    "raise",
-    "crl",
-    "shut",
-    "record",
+    *("account", "contact", "key", "account", "order", "own", "own", "revoke", "raise", "crl"),
+    *("replace", "window", "window", "window", "shut", "record"),
 )
 
 _KEY: Final = ec.generate_private_key(ec.SECP256R1()).public_key()  # its text is what is kept
@@ -50,8 +40,9 @@ JOURNALLED: Final = {
     "issuers": "SELECT * FROM issuers ORDER BY id",
     "accounts": "SELECT * FROM accounts ORDER BY id",
     "certificates": "SELECT id, serial, issuer_id, account_id, profile, spki_sha256, not_before, not_after, tbs, signature,"
-    " recorded_at, issued_at, revoked_at, revocation_reason, revocation_sequence FROM certificates ORDER BY id",
+    " recorded_at, issued_at, revoked_at, revocation_reason, revocation_sequence, replaced_by FROM certificates ORDER BY id",
     "names": "SELECT * FROM certificate_names ORDER BY certificate_id, name",
+    "renewals": "SELECT * FROM renewal_overrides ORDER BY id",
     "blocked_keys": "SELECT * FROM blocked_keys ORDER BY spki_sha256",
     "crls": "SELECT issuer_id, MAX(number), this_update, next_update, through_sequence, entries,"
     " CASE issuer_id WHEN 'root' THEN der END FROM crls GROUP BY issuer_id",
@@ -121,22 +112,43 @@ async def live(stores: Sequence[Store], steps: int, *, seed: int) -> None:
             accounts.append(await stored.kept_account(store))
         elif act in {"contact", "key", "shut"}:
             await _change_account(store, act, accounts, place=chance.randrange(len(accounts)), name=f"{seed}-{step}")
-        elif act == "order":
-            owner = chance.choice(accounts)
-            order, _ = await stored.ready_order(store, owner)
-            certificates.append(await stored.issued_certificate(store, owner=owner, for_order=order))
-        elif act == "record":
-            made = stored.certificate(names=("unsigned.example.org",))
-            await store.issuance.record(made, thumbprint=made.id, at=NOW)
-        elif act == "crl":
-            await publish(store)
+        elif act in _WITHOUT_AN_ACCOUNT:
+            await _WITHOUT_AN_ACCOUNT[act](store)
         elif act == "raise" and revoked:
             await revoke(store, revoked.pop(), reason=1)
         elif act == "revoke" and certificates:
             revoked.append(certificates.pop(chance.randrange(len(certificates))))
             await revoke(store, revoked[-1], reason=4)
         else:
-            certificates.append(await stored.issued_certificate(store, names=(f"n{step}.example.org", "*.example.org")))
+            certificates += await _issue(store, act, chance.choice(accounts), step)
+
+
+async def _issue(store: Store, act: str, owner: Account, step: int) -> list[Certificate]:
+    if act == "order":
+        order, _ = await stored.ready_order(store, owner)
+        return [await stored.issued_certificate(store, owner=owner, for_order=order)]
+    if act == "replace":
+        return await _replace(store, owner)
+    return [await stored.issued_certificate(store, names=(f"n{step}.example.org", "*.example.org"))]
+
+
+async def _replace(store: Store, owner: Account) -> list[Certificate]:
+    """Two certificates, one of which took the other's place."""
+    old = await stored.issued_certificate(store, owner=owner)
+    order, _ = await stored.ready_order(store, owner, replaces=stored.identifier(old))
+    return [old, await stored.issued_certificate(store, owner=owner, for_order=order)]
+
+
+async def _set_window(store: Store) -> None:
+    """Set one, and take back the one before the last."""
+    await store.renewals.set(stored.override(), certificates=1, actor="admin:test")
+    for override in (await store.renewals.in_force())[2:]:
+        await store.renewals.clear(override.id, actor="admin:test", at=NOW)
+
+
+async def _record(store: Store) -> None:
+    made = stored.certificate(names=("unsigned.example.org",))
+    await store.issuance.record(made, thumbprint=made.id, at=NOW)
 
 
 async def _change_account(store: Store, act: str, accounts: list[Account], *, place: int, name: str) -> None:
@@ -155,3 +167,10 @@ async def publish(store: Store) -> int:
     draft = await store.crls.begin("issuer", this_update=NOW, next_update=NOW + timedelta(days=1))
     await store.crls.publish(draft, b"crl", at=NOW)
     return draft.number
+
+
+_WITHOUT_AN_ACCOUNT: Final[Mapping[str, Callable[[Store], Awaitable[object]]]] = {
+    "crl": publish,
+    "window": _set_window,
+    "record": _record,
+}

@@ -9,8 +9,10 @@ from typing import Any
 
 from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.objects import Account, Authorization, Challenge, ChallengeType, Order
+from acmeca.acme.renewal import CertificateId, Window
 from acmeca.acme.states import AccountStatus, AuthorizationStatus, ChallengeStatus, OrderStatus
 from acmeca.pki.issuer import Issuer
+from acmeca.policy.renewals import Override, Selection
 from acmeca.storage.certificates import Certificate
 from acmeca.storage.crls import Crl
 from acmeca.storage.database import Database, Seal
@@ -136,6 +138,22 @@ def certificate(owner: Account | None = None, for_order: Order | None = None, **
         "recorded_at": NOW,
     }
     return Certificate(**(defaults | changes))
+
+
+def identifier(made: Certificate) -> str:
+    """A certificate's identifier (RFC 9773 §4.1), as an order has it that replaces it."""
+    return str(CertificateId(shared_issuer().issuer.key_identifier, int(made.serial, 16)))
+
+
+def override(**changes: Any) -> Override:
+    defaults: dict[str, Any] = {
+        "id": f"override-{next(_numbers)}",
+        "selection": Selection(name="*.example.org"),
+        "window": Window(NOW, NOW + timedelta(hours=4)),
+        "explanation_url": "https://wiki.example.org/42",
+        "set_at": NOW,
+    }
+    return Override(**(defaults | changes))
 
 
 async def kept_account(store: Store, **changes: Any) -> Account:

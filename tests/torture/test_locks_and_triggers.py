@@ -111,7 +111,16 @@ NOT_WRITTEN: Final = (
     ("writers", "DELETE"),
     *(
         (table, verb)
-        for table in ("audit_heads", "grants", "issuers", "leases", "profiles", "retention", "schema_version")
+        for table in (
+            "audit_heads",
+            "grants",
+            "issuers",
+            "leases",
+            "profiles",
+            "renewal_overrides",
+            "retention",
+            "schema_version",
+        )
         for verb in ("INSERT", "UPDATE", "DELETE")
     ),
 )

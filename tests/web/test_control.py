@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from acmeca.errors import AcmecaError, Busy, Conflict, NotFound
-from acmeca.service.administration import Json
+from acmeca.service.arguments import Json
 from acmeca.web.control import build_control_app, user_name
 from acmeca.web.listener import Listener
 from tests.support.server import temporary_directory

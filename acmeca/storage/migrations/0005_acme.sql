@@ -31,7 +31,7 @@ ALTER TABLE orders ADD COLUMN profile TEXT NOT NULL DEFAULT 'server';
 ALTER TABLE orders ADD COLUMN profile_id TEXT REFERENCES profiles (id);
 ALTER TABLE orders ADD COLUMN not_before BIGINT;       -- asked for (§7.4); NULL: not asked
 ALTER TABLE orders ADD COLUMN not_after BIGINT;
-ALTER TABLE orders ADD COLUMN replaces TEXT;           -- serial of the certificate that this one replaces (RFC 9773 §5)
+ALTER TABLE orders ADD COLUMN replaces TEXT;           -- identifier of the certificate that it replaces (RFC 9773 §4.1, §5)
 CREATE INDEX orders_replacing ON orders (replaces) WHERE replaces IS NOT NULL;
 
 -- NULL: control was shown by a challenge. Otherwise the grant by which it was valid from the beginning.
@@ -39,9 +39,20 @@ ALTER TABLE authorizations ADD COLUMN grant_id TEXT REFERENCES grants (id);
 
 ALTER TABLE certificates ADD COLUMN profile_id TEXT REFERENCES profiles (id);
 ALTER TABLE certificates ADD COLUMN replaced_by TEXT;  -- id of the certificate that took its place (RFC 9773 §5)
-ALTER TABLE certificates ADD COLUMN renew_from BIGINT; -- an operator's window for renewal; NULL: derived from the lifetime
-ALTER TABLE certificates ADD COLUMN renew_until BIGINT;
-ALTER TABLE certificates ADD COLUMN renew_why TEXT;    -- URL of a page that explains it (`explanationURL`)
+
+-- An operator's word on when certificates are to be renewed. One row for a set of certificates, however large: which they are is
+-- decided when a client asks.
+CREATE TABLE renewal_overrides (
+    id TEXT PRIMARY KEY,
+    sequence BIGINT NOT NULL,                          -- the highest one that fits goes before the others
+    selection TEXT NOT NULL,                           -- JSON: which certificates (policy/renewals.py)
+    renew_from BIGINT NOT NULL,
+    renew_until BIGINT NOT NULL,
+    explanation_url TEXT,
+    set_at BIGINT NOT NULL,                            -- certificates that were recorded later are not meant
+    cleared_at BIGINT                                  -- NULL: in force
+);
+CREATE INDEX renewal_overrides_in_force ON renewal_overrides (sequence) WHERE cleared_at IS NULL;
 
 -- Digest of a certificate's names, so that a renewal is known: the same account has had one for exactly the same names.
 ALTER TABLE certificates ADD COLUMN names_digest BLOB; -- NULL for those of before this step
