@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 from acmeca import audit
+from acmeca.acme.renewal import CertificateId
 from acmeca.policy import limits
 from acmeca.policy.limits import Limit, Rate, Taking, Uses
 from acmeca.storage.audit import append
@@ -89,7 +90,7 @@ async def without_renewals(
     """The takings without the limits per name that a renewal does not use.
 
     It is one for all its names when the account has a certificate for exactly these, and for the names of the certificate that it
-    `replaces` (a serial in hex).
+    `replaces` (its identifier, RFC 9773 §4.1).
     """
     limited = {str(taking.identifier) for taking in takings if taking.limit is Limit.CERTIFICATES_PER_NAME}
     if not limited:
@@ -105,7 +106,7 @@ async def without_renewals(
         rows = await tx.fetch_all(
             "SELECT n.name FROM certificates c JOIN certificate_names n ON n.certificate_id = c.id"
             " WHERE c.serial = $1 AND c.account_id = $2",
-            replaces,
+            CertificateId.parse(replaces).serial_hex,
             account_id,
         )
         renewed = {row["name"] for row in rows}

@@ -12,8 +12,7 @@ from acmeca.acme.objects import ChallengeType
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.policy.limits import Limit
 from acmeca.service import limits
-from acmeca.service.status import format_serial
-from tests.support.acme_client import AcmeClient, Answer
+from tests.support.acme_client import AcmeClient, Answer, renewal_identifier
 from tests.support.jose import new_key
 from tests.support.server import GatedValidation, RunningCa, ca_site, http01, running_ca, until
 
@@ -334,7 +333,7 @@ class TestCertificatesPerName:
             ca.clock.advance(days=2)
             order = await account.ready_order("a.localhost", "c.localhost")
             order_id = order.url.rpartition("/")[2]
-            await ca.execute("UPDATE orders SET replaces = $1 WHERE id = $2", format_serial(old.serial), order_id)
+            await ca.execute("UPDATE orders SET replaces = $1 WHERE id = $2", renewal_identifier(old.leaf), order_id)
             for number in range(3):
                 await (await ca.client()).issue("a.localhost", f"x{number}.localhost")
             assert (await account.finalize(order)).status == expected

@@ -130,7 +130,7 @@ class TestReplacement:
         await change(store, "UPDATE certificates SET signature = NULL, replaced_by = NULL")
         await change(store, "UPDATE orders SET status = 'processing', certificate_id = NULL")
         (unfinished,) = await store.certificates.unfinished()
-        await store.certificates.complete(unfinished, b"signature", sha256="00", at=NOW)
+        await store.issuance.complete(unfinished, b"signature", sha256="00", at=NOW)
         assert await rows(store, "SELECT status, certificate_id FROM orders") == [("valid", made.id)]
         assert await rows(store, "SELECT replaced_by FROM certificates WHERE id = $1", old.id) == [(made.id,)]
 
@@ -143,7 +143,7 @@ class TestReplacement:
         await change(store, "UPDATE certificates SET replaced_by = NULL")
         await change(store, "UPDATE orders SET status = 'invalid'")
         with pytest.raises(StaleError, match="processing no longer"):
-            await store.certificates.complete(made, b"signature", sha256="00", at=NOW)
+            await store.issuance.complete(made, b"signature", sha256="00", at=NOW)
         assert await replaced_by(store, old) is None
 
     async def test_an_order_without_replaces_marks_nothing(self, store: Store) -> None:
