@@ -148,6 +148,10 @@ def test_what_is_allowed_can_be_validated(used: Installation, monkeypatch: pytes
     finding = the_one(examine(used), Level.WARNING, "validation.challenges")
     assert "policy.wildcards allows what nobody can have" in finding.detail
     assert "dns-01" in finding.detail
+    monkeypatch.setenv("ACMECA_POLICY__ALLOWED_NETWORKS", '["10.0.0.0/8"]')
+    monkeypatch.setenv("ACMECA_VALIDATION__CHALLENGES", '["dns-01"]')
+    finding = the_one(examine(used), Level.WARNING, "validation.challenges")
+    assert "policy.allowed_networks allows what nobody can have" in finding.detail
 
 
 # --- configuration and files ----------------------------------------------------------------------------------------
