@@ -120,9 +120,7 @@ def set_window(
     if as_json:
         print_json(result)
         return
-    print_line(
-        "Set ", (result["id"], "bold"), f": {_renewable(result)} certificates, {result['from']} to {result['until']}."
-    )
+    print_line("Set ", (result["id"], "bold"), f": {_renewable(result)}, {result['from']} to {result['until']}.")
     print_line(
         "Clients see it when they ask next (renewal.retry_after). ",
         f"How far it has come: acmeca renewal progress {result['id']}",
@@ -173,7 +171,7 @@ def list_windows(config_path: Path | None, *, everything: bool, as_json: bool) -
 @click.option(
     "--serials",
     "state",
-    type=click.Choice(list(Progress)),
+    type=click.Choice([state.value for state in Progress]),
     help="Print the serials of those that have come so far, one a line, and nothing else.",
 )
 @json_option
@@ -264,8 +262,9 @@ def _print_counted(item: dict[str, Any], *, stderr: bool = False) -> None:
     print_pairs(pairs, stderr=stderr)
 
 
-def _renewable(item: dict[str, Any]) -> int:
-    return int(item["certificates"] - item["revoked"])
+def _renewable(item: dict[str, Any]) -> str:
+    count = item["certificates"] - item["revoked"]
+    return f"{count} certificate" + ("" if count == 1 else "s")
 
 
 def _described(selection: dict[str, Any]) -> str:

@@ -166,16 +166,20 @@ class Renewals:
     async def census(self, selection: Selection, *, set_at: datetime, until: datetime, now: datetime) -> Census:
         """How many certificates a window is about, and how many of them were replaced since."""
         value = _Values()
-        where = _meant(selection, value, set_at=set_at, now=now)
-        (row,) = await self._database.scan(
-            "SELECT COUNT(*) AS certificates, COUNT(c.revoked_at) AS revoked,"
-            f" COUNT(CASE WHEN {_STATES[Progress.REPLACED]} THEN 1 END) AS replaced,"
-            f" COUNT(CASE WHEN {_STATES[Progress.RENEWED]} THEN 1 END) AS renewed,"
-            f" COUNT(CASE WHEN {_STATES[Progress.LEFT]} AND c.not_after < {value(to_seconds(until))} THEN 1 END) AS ending"
-            f" FROM certificates c WHERE {where}",
+        rows = await self._database.scan(
+            f"SELECT {_STATE} AS state, COUNT(*) AS certificates,"
+            f" COUNT(CASE WHEN c.not_after < {value(to_seconds(until))} THEN 1 END) AS ending"
+            f" FROM certificates c WHERE {_meant(selection, value, set_at=set_at, now=now)} GROUP BY 1",
             *value.given,
         )
-        return Census(**{name: row[name] for name in ("certificates", "revoked", "replaced", "renewed", "ending")})
+        count = {row["state"]: row["certificates"] for row in rows}
+        return Census(
+            certificates=sum(count.values()),
+            revoked=count.get(_REVOKED, 0),
+            replaced=count.get(Progress.REPLACED, 0),
+            renewed=count.get(Progress.RENEWED, 0),
+            ending=next((row["ending"] for row in rows if row["state"] == Progress.LEFT), 0),
+        )
 
     async def serials(
         self,
@@ -191,7 +195,8 @@ class Renewals:
         value = _Values()
         where = _meant(selection, value, set_at=set_at, now=now)
         rows = await self._database.scan(
-            f"SELECT c.serial FROM certificates c WHERE {where} AND {_STATES[progress]} AND c.serial > {value(after)}"
+            f"SELECT c.serial FROM certificates c WHERE {where} AND c.serial > {value(after)}"
+            f" AND {_STATE} = {value(progress.value)}"
             f" ORDER BY c.serial LIMIT {value(limit)}",
             *value.given,
         )
@@ -233,11 +238,11 @@ _HAS_SUCCESSOR: Final = (
     " AND NOT EXISTS (SELECT 1 FROM certificate_names y WHERE y.certificate_id = d.id AND y.name = x.name)))"
 )
 
-_STATES: Final = {
-    Progress.REPLACED: "c.revoked_at IS NULL AND c.replaced_by IS NOT NULL",
-    Progress.RENEWED: f"c.revoked_at IS NULL AND c.replaced_by IS NULL AND {_HAS_SUCCESSOR}",
-    Progress.LEFT: f"c.revoked_at IS NULL AND c.replaced_by IS NULL AND NOT {_HAS_SUCCESSOR}",
-}
+_REVOKED: Final = "revoked"
+_STATE: Final = (
+    f"CASE WHEN c.revoked_at IS NOT NULL THEN '{_REVOKED}' WHEN c.replaced_by IS NOT NULL THEN '{Progress.REPLACED}'"
+    f" WHEN {_HAS_SUCCESSOR} THEN '{Progress.RENEWED}' ELSE '{Progress.LEFT}' END"
+)
 
 
 class _Values:

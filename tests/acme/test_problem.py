@@ -13,7 +13,7 @@ from acmeca.quoting import quote_input
 PROPERTY = settings(deadline=None, max_examples=200)
 NAME = Identifier(IdentifierType.DNS, "a.example")
 
-# RFC 8555 §6.7, the table of error types, whole.
+# RFC 8555 §6.7, the table of error types, whole; and what its extensions have registered.
 REGISTERED = {
     "accountDoesNotExist",
     "alreadyRevoked",
@@ -39,6 +39,7 @@ REGISTERED = {
     "unsupportedContact",
     "unsupportedIdentifier",
     "userActionRequired",
+    "alreadyReplaced",  # RFC 9773 §7.4
 }
 
 

@@ -33,7 +33,7 @@ sys.exit(run(sys.argv[1:]))
 
 
 def test_the_verbs() -> None:
-    assert " ".join(VERBS) == "audit backup crl doctor init journal list restore revoke serve show storage"
+    assert " ".join(VERBS) == "audit backup crl doctor init journal list renewal restore revoke serve show storage"
 
 
 @pytest.mark.parametrize("verb", VERBS)
