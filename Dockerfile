@@ -28,6 +28,7 @@ RUN /opt/acmeca/bin/pip install --require-hashes --only-binary=:all: --requireme
 COPY pyproject.toml README.md LICENSE ./
 COPY acmeca acmeca
 COPY conf conf
+COPY docs docs
 COPY templates templates
 RUN /opt/acmeca/bin/pip install --no-index --no-deps --no-build-isolation . \
     && /opt/acmeca/bin/pip check \

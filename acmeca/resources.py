@@ -1,4 +1,4 @@
-"""Where the files that are no Python lie: `templates/` and `conf/`.
+"""Where the files that are no Python lie: `templates/`, `conf/` and `docs/`.
 
 Rule 1: this module imports nothing of acmeca, so that every layer may ask it.
 Rule 2: a wheel carries the folders below `acmeca/_data/`; a checkout has them beside the package. Nothing else is searched:
@@ -8,7 +8,7 @@ no working directory, no environment variable, so that nobody can put another te
 from pathlib import Path
 from typing import Final, Literal
 
-Folder = Literal["templates", "conf"]
+Folder = Literal["templates", "conf", "docs"]
 
 _PACKAGE: Final = Path(__file__).resolve().parent
 

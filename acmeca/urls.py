@@ -14,6 +14,7 @@ class Paths:
 
     FRONT_PAGE: Final = "/"
     STYLESHEET: Final = "/style.css"
+    PROBLEMS: Final = "/problems"
 
     DIRECTORY: Final = "/acme/directory"
     NEW_NONCE: Final = "/acme/new-nonce"
@@ -51,6 +52,10 @@ class Urls:
 
     base: str
     status: str
+
+    def problem(self, type_: str) -> str:
+        """What a problem type means, and what to do: a section of one page."""
+        return f"{self.base}{Paths.PROBLEMS}#{type_}"
 
     @property
     def directory(self) -> str:

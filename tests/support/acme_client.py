@@ -80,9 +80,10 @@ class Answer:
         return [target.removeprefix("<") for target, _, rest in lines if f'rel="{relation}"' in rest.split(";")]
 
     def refused(self, type_: str, status: int) -> "Answer":
-        """Itself, when it is a problem of this type and status."""
+        """Itself, when it is a problem of this type and status, with a link to what is said of that type."""
         assert (self.status, self.problem) == (status, type_), self
         assert self.json["status"] == status
+        assert [target.rpartition("#")[2] for target in self.links("help")] == [type_], self
         return self
 
     def ok(self, status: int = 200) -> "Answer":
