@@ -20,6 +20,7 @@ class Paths:
     NEW_NONCE: Final = "/acme/new-nonce"
     NEW_ACCOUNT: Final = "/acme/new-account"
     NEW_ORDER: Final = "/acme/new-order"
+    NEW_AUTHZ: Final = "/acme/new-authz"
     REVOKE_CERT: Final = "/acme/revoke-cert"
     KEY_CHANGE: Final = "/acme/key-change"
     RENEWAL_INFO: Final = "/acme/renewal-info/{unique_identifier}"  # RFC 9773 §4.1
@@ -72,6 +73,10 @@ class Urls:
     @property
     def new_order(self) -> str:
         return self.base + Paths.NEW_ORDER
+
+    @property
+    def new_authz(self) -> str:
+        return self.base + Paths.NEW_AUTHZ
 
     @property
     def revoke_cert(self) -> str:

@@ -110,6 +110,7 @@ class TestRoutes:
         assert urls.new_account == "https://b" + Paths.NEW_ACCOUNT
         assert urls.new_order == "https://b" + Paths.NEW_ORDER
         assert urls.revoke_cert == "https://b" + Paths.REVOKE_CERT
+        assert urls.new_authz == "https://b" + Paths.NEW_AUTHZ
         assert urls.key_change == "https://b" + Paths.KEY_CHANGE
         assert urls.renewal_info + "/{unique_identifier}" == "https://b" + Paths.RENEWAL_INFO
         assert urls.ocsp("{issuer_id}") == "http://s" + Paths.OCSP
@@ -164,6 +165,8 @@ class TestRoutes:
             await party.post(party.request(issued.serial))
             (await client.revoke(issued.der, key=certificate_key(issued))).ok()
             (await client.change_key(new_key())).ok()
+            identifier = {"type": "dns", "value": "b.localhost"}
+            (await client.post(client.directory["newAuthz"], {"identifier": identifier})).ok(201)
             status = ca.urls.status
             fetched = [f"{client.directory['renewalInfo']}/{renewal_identifier(issued.leaf)}"]
             fetched += [ca.issuer.crl_url, ca.issuer.issuer_url, ca.urls.issuer_pem(ca.issuer.id), ca.urls.bundle]

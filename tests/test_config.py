@@ -79,6 +79,7 @@ def test_the_least_that_has_to_be_said() -> None:
     assert config.server.status_listen == ("", 8080)
     assert config.server.admin_listen == ("localhost", 9443)
     assert config.policy.lifetime == timedelta(days=90)
+    assert config.policy.authorization_lifetime == timedelta(days=1)
     assert config.status.ocsp_lifetime == timedelta(hours=12)
     assert config.status.crl_lifetime == timedelta(hours=24)
     assert config.status.crl_interval == timedelta(hours=6)
@@ -153,6 +154,12 @@ def test_every_mistake_in_a_table_is_told_at_its_name() -> None:
     ):
         assert line in told
     assert told.count("\n") == 6
+
+
+@pytest.mark.parametrize(("written", "hours"), [("0s", 0), ("0d", 0), ("1h", 1), ("90d", 90 * 24)])
+def test_how_long_control_counts(written: str, hours: int) -> None:
+    config = config_with("policy", authorization_lifetime=written)
+    assert config.policy.authorization_lifetime == timedelta(hours=hours)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +317,11 @@ MISTAKES: list[tuple[str, str, Any, list[str]]] = [
     ("policy", "lifetime", "1.5d", ['"90d"']),
     ("policy", "lifetime", "٩d", ['"90d"']),
     ("policy", "lifetime", "9m", ["10m to 825d"]),
+    ("policy", "authorization_lifetime", "59m", ["1h to 90d", 'or "0s"']),
+    ("policy", "authorization_lifetime", "91d", ["1h to 90d"]),
+    ("policy", "authorization_lifetime", 0, ["got 0", '"0s"']),
+    ("policy", "authorization_lifetime", "0", ['"0s"']),
+    ("policy", "authorization_lifetime", "never", ['"0s"']),
     ("policy", "lifetime", "826d", ["10m to 825d"]),
     ("policy", "lifetime", "999999999d", ["at most 36500d"]),
     ("policy", "lifetime", "99999999999999999999d", ['"90d"']),

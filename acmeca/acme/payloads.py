@@ -77,6 +77,13 @@ class NewOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class NewAuthorization:
+    """A newAuthz request (§7.4.1): one canonical identifier."""
+
+    identifier: Identifier
+
+
+@dataclass(frozen=True, slots=True)
 class Finalize:
     """A finalize request (§7.4). `csr_der` is what the client sent, so far unread."""
 
@@ -161,6 +168,15 @@ def parse_new_order(payload: bytes) -> NewOrder:
         profile=_parse_text(members, "profile"),
         replaces=_parse_text(members, "replaces"),
     )
+
+
+def parse_new_authorization(payload: bytes) -> NewAuthorization:
+    """Raises Problem: `malformed` or `unsupportedIdentifier`."""
+    entry = _parse_members(payload).get("identifier")
+    try:
+        return NewAuthorization(_parse_entry(entry))
+    except Problem as problem:
+        raise join_problems((_located(problem, "identifier"),), detail="") from None
 
 
 def parse_finalize(payload: bytes) -> Finalize:

@@ -25,11 +25,13 @@ from acmeca.keystore import pem
 from acmeca.pki.signing import PrivateKey
 from acmeca.policy.challenges import ChallengePolicy
 from acmeca.policy.keys import parse_weak_keys
+from acmeca.policy.lifetimes import Lifetimes
 from acmeca.policy.names import NamePolicy
 from acmeca.service.accounts import Accounts
 from acmeca.service.administration import Administration
 from acmeca.service.ambient import Ambient
 from acmeca.service.audit_heads import AuditHeads
+from acmeca.service.authorizations import Authorizations
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
 from acmeca.service.condition import Condition
@@ -153,6 +155,7 @@ async def _compose(
     issuers = Issuers(await store.issuers.all(), open_key=lambda reference: open_key(data_dir / reference))
     names = NamePolicy(config.policy.allowed_names, config.policy.allowed_networks, wildcards=config.policy.wildcards)
     challenge_policy = ChallengePolicy(config.validation.challenges)
+    lifetimes = Lifetimes(config.policy.authorization_lifetime)
     endpoints = _Endpoints()
     others = Others(store.writers, own=store.writer, clock=time.monotonic)
     store.orders.on_invalid = lambda count: metrics.orders_closed(OrderStatus.INVALID, count)
@@ -193,6 +196,7 @@ async def _compose(
         store,
         issuance=issuance,
         renewals=renewals,
+        authorizations=Authorizations(store, challenges=challenge_policy, lifetimes=lifetimes, ambient=ambient),
         names=names,
         challenges=challenge_policy,
         limits=limits,
@@ -205,6 +209,7 @@ async def _compose(
         validations=build_validations(config, client, own_endpoints=endpoints),
         further=caa,
         policy=challenge_policy,
+        lifetimes=lifetimes,
         limits=limits,
         urls=urls,
         ambient=ambient,

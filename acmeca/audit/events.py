@@ -107,7 +107,7 @@ class AccountDeactivated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRefused(Event):
-    """newOrder was refused by policy. `reasons` says for the first names what the client was told, `refused` how many were."""
+    """newOrder or newAuthz was refused by policy. `reasons` says for the first names what the client was told, `refused` how many were."""
 
     kind = "order.refused"
     about = "account_id"

@@ -38,7 +38,9 @@ from acmeca.config.values import (
     parse_workers,
     parse_zone,
     table_like,
+    zero_or,
 )
+from acmeca.policy.lifetimes import DEFAULT_CONTROL
 from acmeca.policy.limits import Limit, Rate
 from acmeca.policy.names import Network
 from acmeca.policy.profiles import DEFAULT_LIFETIME
@@ -188,6 +190,9 @@ class PolicySection(_Section):
     wildcards: Bool = False
     allowed_networks: tuple[AllowedNetwork, ...] = ()
     lifetime: Annotated[timedelta, _duration(timedelta(minutes=10), timedelta(days=825))] = DEFAULT_LIFETIME
+    authorization_lifetime: Annotated[
+        timedelta, BeforeValidator(zero_or(duration_between(timedelta(hours=1), timedelta(days=90))))
+    ] = DEFAULT_CONTROL
     weak_key_lists: tuple[Annotated[Path, BeforeValidator(parse_file)], ...] = ()
     caa_identities: tuple[Zone, ...] = ()
     caa_zones: Annotated[tuple[Zone, ...], AfterValidator(_needs_identity)] = ()

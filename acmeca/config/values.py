@@ -28,6 +28,7 @@ _MAX_DURATION: Final = timedelta(days=36_500)  # beyond it dates overflow
 
 _NEVER: Final = "never"
 _OFF: Final = "off"
+_ZERO: Final = frozenset({"0s", "0m", "0h", "0d"})
 
 _ORIGIN: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)\Z", re.DOTALL)
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?\Z")
@@ -93,6 +94,20 @@ def never_or(parse: Callable[[object], timedelta]) -> Callable[[object], timedel
             return parse(value)
         except ValueError as error:
             raise ValueError(f'{error}; or "{_NEVER}"') from None
+
+    return parse_both
+
+
+def zero_or(parse: Callable[[object], timedelta]) -> Callable[[object], timedelta]:
+    """A parser of what `parse` takes, or of no time at all."""
+
+    def parse_both(value: object) -> timedelta:
+        if value == timedelta() or (isinstance(value, str) and value in _ZERO):
+            return timedelta()
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise ValueError(f'{error}; or "0s"') from None
 
     return parse_both
 

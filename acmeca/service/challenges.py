@@ -22,6 +22,7 @@ from acmeca.acme.objects import Account, Authorization, ChallengeType
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
 from acmeca.policy.challenges import ChallengePolicy
+from acmeca.policy.lifetimes import Lifetimes
 from acmeca.service.accounts import Accounts
 from acmeca.service.ambient import Ambient
 from acmeca.service.limits import Limits
@@ -60,6 +61,7 @@ class Challenges:
         accounts: Accounts,
         validations: Mapping[ChallengeType, Validation],
         policy: ChallengePolicy,
+        lifetimes: Lifetimes,
         limits: Limits,
         urls: Urls,
         ambient: Ambient,
@@ -71,6 +73,7 @@ class Challenges:
         self._accounts = accounts
         self._validations = validations
         self._policy = policy
+        self._lifetimes = lifetimes
         self._limits = limits
         self._further = further
         self._urls = urls
@@ -211,12 +214,14 @@ class Challenges:
                 async with asyncio.timeout(_SECONDS):
                     found = await self._find(authorization, target)
             problem = found.problem
+            now = self._ambient.now()
             judged = await self._store.orders.record_outcome(
                 authorization,
                 type_,
                 problem=problem,
                 evidence=found.evidence,
-                at=self._ambient.now(),
+                at=now,
+                expires_at=self._lifetimes.expiry_when_valid(authorization, at=now),
                 failure=self._limits.of_failure(authorization.account_id, authorization.identifier),
             )
             outcome = "valid" if problem is None else problem.type.value

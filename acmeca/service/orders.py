@@ -1,20 +1,20 @@
-"""Orders: newOrder and finalize (RFC 8555 §7.4)."""
+"""Orders: newOrder, pre-authorization and finalize (RFC 8555 §7.4)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from acmeca import audit
-from acmeca.acme.challenges import new_token
 from acmeca.acme.identifiers import Identifier
-from acmeca.acme.objects import Account, Authorization, Challenge, Order
+from acmeca.acme.objects import Account, Authorization, Order
 from acmeca.acme.payloads import NewOrder
 from acmeca.acme.problem import Problem, ProblemType, join_problems
-from acmeca.acme.states import AuthorizationStatus, ChallengeStatus, OrderStatus
+from acmeca.acme.states import AuthorizationStatus, OrderStatus
 from acmeca.policy.challenges import ChallengePolicy
 from acmeca.policy.names import NamePolicy
 from acmeca.service.ambient import Ambient
+from acmeca.service.authorizations import Authorizations, Basis
 from acmeca.service.issuance import Issuance
 from acmeca.service.limits import Limits
 from acmeca.service.renewals import Renewals, already_replaced
@@ -23,10 +23,7 @@ from acmeca.storage.limits import LimitReachedError
 from acmeca.storage.orders import OrderPage
 from acmeca.storage.store import Store
 
-# How long a client has from newOrder to finalize, and how long a shown control counts.
-_LIFETIME: Final = timedelta(days=1)
 _PAGE: Final = 100
-_TOKEN_BYTES: Final = 32
 
 
 class Orders:
@@ -38,6 +35,7 @@ class Orders:
         *,
         issuance: Issuance,
         renewals: Renewals,
+        authorizations: Authorizations,
         names: NamePolicy,
         challenges: ChallengePolicy,
         limits: Limits,
@@ -46,10 +44,15 @@ class Orders:
         self._store = store
         self._issuance = issuance
         self._renewals = renewals
+        self._authorizations = authorizations
         self._names = names
         self._challenges = challenges
         self._limits = limits
         self._ambient = ambient
+
+    @property
+    def offers_pre_authorization(self) -> bool:
+        return self._authorizations.count_beforehand
 
     async def new_order(self, account: Account, request: NewOrder) -> Order:
         """§7.4: an order with an authorization for each identifier, or a refusal that names every identifier at fault."""
@@ -60,36 +63,65 @@ class Orders:
                 ProblemType.MALFORMED,
                 "notBefore and notAfter are not supported: leave them out, this server sets the validity itself",
             )
-        refusals = self._refusals(request.identifiers)
-        if refusals:
-            await self._record_refusal(account, refusals, now)
-            raise join_problems(refusals, detail=f"{len(refusals)} of the names are not issued for; see subproblems")
+        await self._require_issuable(account, request.identifiers, now)
         predecessor = await self._renewals.predecessor(account, request)
-        authorizations = [self._new_authorization(account, identifier, now) for identifier in request.identifiers]
+        replaces = None if predecessor is None else predecessor.identifier
+        basis = await self._authorizations.for_order(account.id, request.identifiers, now=now)
+        try:
+            return await self._create(account, request, basis, replaces=replaces, now=now)
+        except StaleError:  # what the account held was given up meanwhile, or the account was
+            basis = self._authorizations.anew(account.id, request.identifiers, now=now)
+        try:
+            return await self._create(account, request, basis, replaces=replaces, now=now)
+        except StaleError:
+            raise _deactivated() from None
+
+    async def _create(
+        self, account: Account, request: NewOrder, basis: Basis, *, replaces: str | None, now: datetime
+    ) -> Order:
         order = Order(
             id=self._ambient.new_id(),
             account_id=account.id,
-            status=OrderStatus.PENDING,
+            # §7.1.6: an order whose authorizations are all valid is "ready", from its beginning too
+            status=OrderStatus.READY if basis.is_complete else OrderStatus.PENDING,
             identifiers=request.identifiers,
-            authorization_ids=tuple(authorization.id for authorization in authorizations),
+            authorization_ids=tuple(authorization.id for authorization in basis.authorizations),
             created_at=now,
-            expires_at=now + _LIFETIME,
-            replaces=None if predecessor is None else predecessor.identifier,
+            expires_at=basis.expires_at,
+            replaces=replaces,
         )
-        unproven = (item.identifier for item in authorizations if item.status is AuthorizationStatus.PENDING)
+        unproven = [item.identifier for item in basis.authorizations if item.status is AuthorizationStatus.PENDING]
         try:
             await self._store.orders.create(
                 order,
-                authorizations,
+                basis.new,
                 takings=self._limits.of_new_order(account.id, identifiers=request.identifiers, unproven=unproven),
             )
-        except StaleError:
-            raise Problem(ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile", status=401) from None
         except LimitReachedError as error:
             raise await self._limits.refusal(error, actor=audit.account_actor(account.id)) from None
         except AlreadyReplacedError:
             raise already_replaced() from None
         return order
+
+    async def pre_authorize(self, account: Account, identifier: Identifier) -> Authorization:
+        """§7.4.1: a pending authorization for an identifier without an order; or a refusal."""
+        now = self._ambient.now()
+        if identifier.is_wildcard:
+            raise Problem(
+                ProblemType.MALFORMED,
+                f"{identifier}: a wildcard cannot be authorized before it is ordered (RFC 8555 §7.4.1); send newOrder for it",
+            )
+        await self._require_issuable(account, (identifier,), now)
+        authorization = self._authorizations.new(account.id, identifier, now=now)
+        try:
+            await self._store.authorizations.create(
+                authorization, takings=self._limits.of_new_order(account.id, unproven=(identifier,)), at=now
+            )
+        except StaleError:
+            raise _deactivated() from None
+        except LimitReachedError as error:
+            raise await self._limits.refusal(error, actor=audit.account_actor(account.id)) from None
+        return authorization
 
     async def order(self, account: Account, order_id: str) -> Order:
         """One of the account's orders; for anybody else's the answer is the same as for none (RULES §2)."""
@@ -128,24 +160,15 @@ class Orders:
         """Close the orders that nobody finished in time; returns how many."""
         return await self._store.orders.expire(at=self._ambient.now())
 
-    def _new_authorization(self, account: Account, identifier: Identifier, now: datetime) -> Authorization:
-        return Authorization(
-            id=self._ambient.new_id(),
-            account_id=account.id,
-            identifier=identifier.base,
-            wildcard=identifier.is_wildcard,
-            status=AuthorizationStatus.PENDING,
-            expires_at=now + _LIFETIME,
-            challenges=tuple(
-                Challenge(
-                    type=type_, token=new_token(self._ambient.entropy(_TOKEN_BYTES)), status=ChallengeStatus.PENDING
-                )
-                for type_ in self._challenges.offered(identifier)
-            ),
-        )
+    async def _require_issuable(self, account: Account, identifiers: Sequence[Identifier], now: datetime) -> None:
+        """§7.4: a refusal names every identifier at fault, and stands in the audit."""
+        refusals = self._refusals(identifiers)
+        if refusals:
+            await self._record_refusal(account, refusals, now)
+            raise join_problems(refusals, detail=f"{len(refusals)} of the names are not issued for; see subproblems")
 
     async def _record_refusal(self, account: Account, refusals: Sequence[Problem], now: datetime) -> None:
-        """A refused order counts as one: each stands in the audit."""
+        """What was refused counts as an order: each stands in the audit."""
         try:
             await self._store.orders.record_refusal(
                 account.id,
@@ -162,6 +185,10 @@ class Orders:
         told = {problem.identifier for problem in not_issued_for}
         left = [identifier for identifier in identifiers if identifier not in told]
         return not_issued_for + self._challenges.refusals(left)
+
+
+def _deactivated() -> Problem:
+    return Problem(ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile", status=401)
 
 
 def _not_ready(order: Order) -> Problem:

@@ -15,7 +15,7 @@ from typing import Final
 
 from acmeca import audit
 from acmeca.acme.identifiers import Identifier, IdentifierType
-from acmeca.acme.objects import Authorization, Challenge, ChallengeType, Order, format_time
+from acmeca.acme.objects import Authorization, Challenge, ChallengeType, Order
 from acmeca.acme.problem import Problem
 from acmeca.acme.states import (
     AUTHORIZATION_MOVES,
@@ -28,7 +28,9 @@ from acmeca.acme.states import (
 )
 from acmeca.policy.limits import Taking
 from acmeca.storage.audit import append
-from acmeca.storage.database import Database, Reader, Row, Transaction
+from acmeca.storage.authorizations import COLUMNS as AUTHORIZATION_COLUMNS
+from acmeca.storage.authorizations import dump_challenges, insert_authorization, link_valid, load_authorization
+from acmeca.storage.database import Database, Reader, Transaction
 from acmeca.storage.errors import StaleError
 from acmeca.storage.limits import count, require_room, take, without_renewals
 from acmeca.storage.replacements import require_unreplaced
@@ -69,13 +71,12 @@ class Orders:
         self._instance = instance
         self.on_invalid: Callable[[int], None] = _tell_nobody
 
-    async def create(
-        self, order: Order, authorizations: Sequence[Authorization], *, takings: Sequence[Taking] = ()
-    ) -> None:
-        """Store a new order with its new authorizations, or nothing.
+    async def create(self, order: Order, new: Sequence[Authorization], *, takings: Sequence[Taking] = ()) -> None:
+        """Store a new order with its new authorizations, or nothing. Those that it names besides were there before.
 
-        `takings` are the limits that it uses. Raises `StaleError` when the account is valid no longer, `AlreadyReplacedError`
-        when another order replaces the certificate that this one is to replace, `LimitReachedError` when a limit has no room.
+        `takings` are the limits that it uses. Raises `StaleError` when the account is valid no longer, or one of the old
+        authorizations is no ground for the order (`link_valid`), `AlreadyReplacedError` when another order replaces the certificate
+        that this one is to replace, `LimitReachedError` when a limit has no room.
         """
 
         async def body(tx: Transaction) -> None:
@@ -104,25 +105,21 @@ class Orders:
             )
             if inserted != 1:
                 raise StaleError(f"account {order.account_id} is not valid")
-            for position, authorization in enumerate(authorizations):
-                await tx.execute(
-                    "INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, status,"
-                    " challenges, expires_at, grant_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-                    authorization.id,
-                    authorization.account_id,
-                    authorization.identifier.type.value,
-                    authorization.identifier.value,
-                    int(authorization.wildcard),
-                    authorization.status.value,
-                    _dump_challenges(authorization.challenges),
-                    to_seconds(authorization.expires_at),
-                    authorization.grant_id,
-                )
+            of_its_own = {authorization.id: authorization for authorization in new}
+            grounds = zip(order.authorization_ids, order.identifiers, strict=True)
+            for position, (id_, identifier) in enumerate(grounds):
+                authorization = of_its_own.get(id_)
+                if authorization is None:
+                    await link_valid(
+                        tx, order.id, position, id_, owner=order.account_id, ordered=identifier, until=order.expires_at
+                    )
+                    continue
+                await insert_authorization(tx, authorization)
                 await tx.execute(
                     "INSERT INTO order_authorizations (order_id, position, authorization_id) VALUES ($1, $2, $3)",
                     order.id,
                     position,
-                    authorization.id,
+                    id_,
                 )
 
         await self._database.write(body)
@@ -170,11 +167,11 @@ class Orders:
 
     async def authorization(self, account_id: str, authorization_id: str) -> Authorization | None:
         row = await self._database.fetch_one(
-            f"SELECT {_AUTHORIZATION} FROM authorizations a WHERE a.id = $1 AND a.account_id = $2",
+            f"SELECT {AUTHORIZATION_COLUMNS} FROM authorizations a WHERE a.id = $1 AND a.account_id = $2",
             authorization_id,
             account_id,
         )
-        return None if row is None else _authorization(row)
+        return None if row is None else load_authorization(row)
 
     async def holds_all(self, account_id: str, identifiers: Sequence[Identifier], *, at: datetime) -> bool:
         """Whether the account holds valid, unexpired authorizations for all of them (§7.6); a wildcard needs its own."""
@@ -229,13 +226,13 @@ class Orders:
     async def validation_jobs(self, *, limit: int = 1000) -> list[ValidationJob]:
         """The oldest validations that were begun and have no outcome, at most `limit`."""
         rows = await self._database.fetch_all(
-            f"SELECT {_AUTHORIZATION}, j.challenge_type, j.instance FROM validation_jobs j"
+            f"SELECT {AUTHORIZATION_COLUMNS}, j.challenge_type, j.instance FROM validation_jobs j"
             " JOIN authorizations a ON a.id = j.authorization_id ORDER BY j.created_at, a.id LIMIT $1",
             limit,
         )
         jobs = []
         for row in rows:
-            authorization = _authorization(row)
+            authorization = load_authorization(row)
             challenge = authorization.challenge(row["challenge_type"])
             if challenge is not None:
                 jobs.append(ValidationJob(authorization, challenge, row["instance"]))
@@ -263,10 +260,12 @@ class Orders:
         problem: Problem | None,
         evidence: str,
         at: datetime,
+        expires_at: datetime | None = None,
         failure: Taking | None = None,
     ) -> Authorization:
         """Judge a processing challenge: valid without a problem, invalid with one, and roll it up (§7.1.6).
 
+        `expires_at` is when the authorization expires if it becomes valid; None leaves that as it is (§7.5.1).
         `evidence` is what the audit keeps of how control was shown. `StaleError` when the authorization moved meanwhile
         (it was deactivated, or another process judged it). `failure` is the limit that a problem uses.
         """
@@ -280,6 +279,7 @@ class Orders:
                 error=None if problem is None else problem.to_json(),
             ),
             status=AuthorizationStatus.VALID if problem is None else AuthorizationStatus.INVALID,
+            expires_at=expires_at if problem is None and expires_at is not None else authorization.expires_at,
         )
         require_move(AUTHORIZATION_MOVES, authorization.status, moved.status)
 
@@ -377,9 +377,6 @@ def _parse_cursor(cursor: str | None) -> tuple[int, str]:
     return int(created_at), order_id
 
 
-_AUTHORIZATION = "a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.status, a.challenges, a.expires_at, a.grant_id"
-
-
 async def _order(reader: Reader, account_id: str, order_id: str) -> Order | None:
     row = await reader.fetch_one(
         "SELECT id, account_id, status, identifiers, error, certificate_id, created_at, expires_at, profile, profile_id,"
@@ -425,12 +422,14 @@ async def close_order(tx: Transaction, order_id: str, old: OrderStatus, problem:
 
 async def _swap_authorization(tx: Transaction, old: Authorization, new: Authorization) -> None:
     changed = await tx.execute(
-        "UPDATE authorizations SET status = $1, challenges = $2 WHERE id = $3 AND status = $4 AND challenges = $5",
+        "UPDATE authorizations SET status = $1, challenges = $2, expires_at = $3"
+        " WHERE id = $4 AND status = $5 AND challenges = $6",
         new.status.value,
-        _dump_challenges(new.challenges),
+        dump_challenges(new.challenges),
+        to_seconds(new.expires_at),
         old.id,
         old.status.value,
-        _dump_challenges(old.challenges),
+        dump_challenges(old.challenges),
     )
     if changed != 1:
         raise StaleError(f"authorization {old.id} changed meanwhile")
@@ -494,45 +493,3 @@ def _with_challenge(
     require_move(CHALLENGE_MOVES, old.status, status)
     new = replace(old, status=status, validated_at=validated_at, error=error)
     return replace(authorization, challenges=tuple(new if item is old else item for item in authorization.challenges))
-
-
-def _dump_challenges(challenges: Sequence[Challenge]) -> str:
-    """Canonical JSON, so that a compare-and-swap may compare it. Put together by hand: an order writes it five times, and the
-    library takes three times as long. Only an error needs escaping: tokens are base64url (§8.3).
-    """
-    return f"[{','.join(map(_dump_challenge, challenges))}]"
-
-
-def _dump_challenge(challenge: Challenge) -> str:
-    validated_at = "null" if challenge.validated_at is None else f'"{format_time(challenge.validated_at)}"'
-    error = "null" if challenge.error is None else json.dumps(dict(challenge.error), separators=(",", ":"))
-    return (
-        f'{{"type":"{challenge.type.value}","token":"{challenge.token}","status":"{challenge.status.value}",'
-        f'"validated_at":{validated_at},"error":{error}}}'
-    )
-
-
-def _load_challenges(text: str) -> tuple[Challenge, ...]:
-    return tuple(
-        Challenge(
-            type=ChallengeType(item["type"]),
-            token=item["token"],
-            status=ChallengeStatus(item["status"]),
-            validated_at=None if item["validated_at"] is None else datetime.fromisoformat(item["validated_at"]),
-            error=item["error"],
-        )
-        for item in json.loads(text)
-    )
-
-
-def _authorization(row: Row) -> Authorization:
-    return Authorization(
-        id=row["id"],
-        account_id=row["account_id"],
-        identifier=Identifier(IdentifierType(row["identifier_type"]), row["identifier_value"]),
-        wildcard=bool(row["wildcard"]),
-        status=AuthorizationStatus(row["status"]),
-        expires_at=from_seconds(row["expires_at"]),
-        challenges=_load_challenges(row["challenges"]),
-        grant_id=row["grant_id"],
-    )

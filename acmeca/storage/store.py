@@ -8,6 +8,7 @@ from acmeca.policy.limits import Taking
 from acmeca.storage.accounts import Accounts
 from acmeca.storage.audit import append, fetch_newest
 from acmeca.storage.audit_heads import AuditHeads
+from acmeca.storage.authorizations import Authorizations
 from acmeca.storage.certificates import Certificates
 from acmeca.storage.crls import Crls
 from acmeca.storage.database import Database, Transaction
@@ -28,6 +29,7 @@ class Store:
         self.database = database
         self.writer = writer
         self.accounts = Accounts(database, writer=writer.name)
+        self.authorizations = Authorizations(database)
         self.orders = Orders(database, writer=writer.name, instance=writer.instance)
         self.issuance = Issuance(database, writer=writer.name, instance=writer.instance)
         self.certificates = Certificates(database, writer=writer.name)

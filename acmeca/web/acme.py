@@ -37,11 +37,14 @@ class AcmeResources:
         meta: dict[str, object] = {"website": self._urls.base + Paths.FRONT_PAGE, "externalAccountRequired": False}
         if caa_identities:
             meta["caaIdentities"] = list(caa_identities)
+        # §7.1.1: "If the ACME server does not implement pre-authorization …, it MUST omit the "newAuthz" field"
+        new_authz = {"newAuthz": self._urls.new_authz} if services.orders.offers_pre_authorization else {}
         self._directory = dump_json(
             {
                 "newNonce": self._urls.new_nonce,
                 "newAccount": self._urls.new_account,
                 "newOrder": self._urls.new_order,
+                **new_authz,
                 "revokeCert": self._urls.revoke_cert,
                 "keyChange": self._urls.key_change,
                 "renewalInfo": self._urls.renewal_info,
@@ -59,6 +62,8 @@ class AcmeResources:
         app.router.add_post(Paths.ACCOUNT_ORDERS, self.account_orders)
         app.router.add_post(Paths.KEY_CHANGE, self.key_change)
         app.router.add_post(Paths.NEW_ORDER, self.new_order)
+        if self._services.orders.offers_pre_authorization:
+            app.router.add_post(Paths.NEW_AUTHZ, self.new_authz)
         app.router.add_post(Paths.ORDER, self.order)
         app.router.add_post(Paths.FINALIZE, self.finalize)
         app.router.add_post(Paths.AUTHORIZATION, self.authorization)
@@ -149,6 +154,17 @@ class AcmeResources:
         sender = await self._read(request, self._urls.certificate(certificate_id))
         chain = await self._services.certificates.chain_pem(sender.account, certificate_id)
         return web.Response(body=chain, content_type="application/pem-certificate-chain")
+
+    async def new_authz(self, request: web.Request) -> web.Response:
+        """§7.4.1: "returns a 201 (Created) response with the authorization URL in the Location header field"."""
+        sender = await self._by_account(request, self._urls.new_authz)
+        identifier = payloads.parse_new_authorization(sender.payload).identifier
+        authorization = await self._services.orders.pre_authorize(sender.account, identifier)
+        return _json(
+            authorization.to_json(self._urls),
+            status=201,
+            headers={"Location": self._urls.authorization(authorization.id)},
+        )
 
     # --- §7.5 ---------------------------------------------------------------------------------------------------
 

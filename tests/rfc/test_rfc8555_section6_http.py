@@ -39,6 +39,7 @@ async def post_resources(ca: RunningCa, client: AcmeClient) -> dict[str, str]:
         "newOrder": client.directory["newOrder"],
         "revokeCert": client.directory["revokeCert"],
         "keyChange": client.directory["keyChange"],
+        "newAuthz": client.directory["newAuthz"],
         "account": client.account_url,
         "orders": account["orders"],
         "order": order.url,
@@ -110,6 +111,7 @@ class TestSection62:
         "resource",
         [
             "newOrder",
+            "newAuthz",
             "keyChange",
             "account",
             "orders",
@@ -206,7 +208,7 @@ class TestSection63:
 
     async def test_post_as_get_where_a_payload_belongs(self, ca: RunningCa, client: AcmeClient) -> None:
         resources = await post_resources(ca, client)
-        for name in ("newOrder", "finalize", "revokeCert", "keyChange"):
+        for name in ("newOrder", "newAuthz", "finalize", "revokeCert", "keyChange"):
             (await client.post(resources[name])).refused("malformed", 400)
         fresh = await ca.client(register=False)
         (await fresh.post(resources["newAccount"], kid=None)).refused("malformed", 400)

@@ -83,16 +83,10 @@ class TestDirectory:
         assert answer.content_type == "application/json"
         registry = {"newNonce", "newAccount", "newOrder", "newAuthz", "revokeCert", "keyChange", "meta"}
         assert set(answer.json) <= registry
-        assert {"newNonce", "newAccount", "newOrder", "revokeCert", "keyChange"} <= set(answer.json)
+        assert {"newNonce", "newAccount", "newOrder", "newAuthz", "revokeCert", "keyChange"} <= set(answer.json)
         urls = [url for name, url in answer.json.items() if name != "meta"]
         assert len(set(urls)) == len(urls)
         assert all(url.startswith(ca.urls.base + "/acme/") for url in urls)
-
-    async def test_no_pre_authorization(self, client: AcmeClient) -> None:
-        """§7.1.1: "If the ACME server does not implement pre-authorization (Section 7.4.1), it MUST omit the "newAuthz" field
-        of the directory."
-        """
-        assert "newAuthz" not in client.directory
 
     async def test_meta(self, client: AcmeClient) -> None:
         """§7.1.1: "The object MAY additionally contain a "meta" field. If present, it MUST be a JSON object"."""

@@ -146,13 +146,6 @@ class TestSection751:
         await client.final(order.authorizations[0])
         assert ca.site.responder.connections == connections + 1
 
-    async def test_an_authorization_is_the_orders_alone(self, client: AcmeClient) -> None:
-        """A valid authorization is not taken for a second order; each asks anew."""
-        first = await client.ready_order("again.localhost")
-        second = await client.new_order("again.localhost")
-        assert second.status == "pending"
-        assert set(first.authorizations).isdisjoint(second.authorizations)
-
 
 class TestSection752:
     async def test_deactivate(self, client: AcmeClient) -> None:

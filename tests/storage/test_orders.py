@@ -13,7 +13,7 @@ from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.objects import Authorization, Challenge, ChallengeType, Order
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus, IllegalMoveError, OrderStatus
-from acmeca.storage import audit, orders
+from acmeca.storage import audit, authorizations
 from acmeca.storage.errors import StaleError
 from acmeca.storage.orders import close_order
 from acmeca.storage.store import Store
@@ -194,9 +194,9 @@ class TestValidation:
     )
     def test_challenges_are_kept_as_json(self, challenges: list[Challenge]) -> None:
         """What is put together by hand is what the library would write, and is read back as it was."""
-        text = orders._dump_challenges(challenges)
+        text = authorizations.dump_challenges(challenges)
         assert json.dumps(json.loads(text), separators=(",", ":")) == text
-        assert orders._load_challenges(text) == tuple(challenges)
+        assert authorizations._load_challenges(text) == tuple(challenges)
 
     async def test_valid(self, store: Store) -> None:
         owner = await kept_account(store)

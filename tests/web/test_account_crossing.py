@@ -39,7 +39,8 @@ MATRIX: Final[dict[str, tuple[Payload, ...]]] = {
 """Resources that belong to an account, and what may be sent to them."""
 
 NOBODYS: Final = frozenset(
-    {Paths.DIRECTORY, Paths.NEW_NONCE, Paths.NEW_ACCOUNT, Paths.NEW_ORDER, Paths.REVOKE_CERT, Paths.KEY_CHANGE}
+    {Paths.DIRECTORY, Paths.NEW_NONCE, Paths.NEW_ACCOUNT, Paths.NEW_ORDER, Paths.NEW_AUTHZ, Paths.REVOKE_CERT}
+    | {Paths.KEY_CHANGE}
 )
 """Resources that belong to nobody. What revokeCert, keyChange and newOrder take from a stranger is asked below."""
 

@@ -175,6 +175,20 @@ class Model(RuleBasedStateMachine):
         """An authorization that was there before has to be the account's own, for that name, and valid (RULES §3)."""
         self.ordered(self.account(number), names)
 
+    @precondition(lambda self: self.accounts)
+    @rule(number=st.integers(0, 9), name=st.sampled_from(NAMES))
+    def new_authz(self, number: int, name: str) -> None:
+        """§7.4.1: a pending authorization of its own."""
+        account = self.account(number)
+        payload = {"identifier": {"type": "dns", "value": name}}
+        answer = self.do(account.client.post(account.client.directory["newAuthz"], payload))
+        if self.refused_as_shut(account, answer):
+            return
+        url = answer.ok(201).location
+        assert url not in account.authorizations
+        assert answer.json["status"] == "pending"
+        account.authorizations[url] = ModelAuthorization(name, url)
+
     def ordered(self, account: ModelAccount, names: set[str]) -> None:
         answer = self.do(account.client.order_answer(*sorted(names)))
         if self.refused_as_shut(account, answer):
