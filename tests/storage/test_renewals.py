@@ -129,7 +129,7 @@ class TestReplacement:
         made = await issued_certificate(store, owner=owner, for_order=order)
         await change(store, "UPDATE certificates SET signature = NULL, replaced_by = NULL")
         await change(store, "UPDATE orders SET status = 'processing', certificate_id = NULL")
-        (unfinished,) = await store.certificates.unfinished()
+        (unfinished,) = await store.issuance.unfinished()
         await store.issuance.complete(unfinished, b"signature", sha256="00", at=NOW)
         assert await rows(store, "SELECT status, certificate_id FROM orders") == [("valid", made.id)]
         assert await rows(store, "SELECT replaced_by FROM certificates WHERE id = $1", old.id) == [(made.id,)]
