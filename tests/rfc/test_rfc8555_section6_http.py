@@ -373,6 +373,44 @@ class TestSection65:
         (await client.post(client.account_url, nonce=nonce)).ok()
 
 
+class TestSection66:
+    async def test_rate_limits(self) -> None:
+        """§6.6: "Once the rate limit is exceeded, the server MUST respond with an error with the type
+        "urn:ietf:params:acme:error:rateLimited"." "Additionally, the server SHOULD send a Retry-After header field indicating when
+        the current request may succeed again."
+        """
+        async with running_ca(limits={"new_orders_per_account": "1/1m"}) as ca:
+            client = await ca.client()
+            await client.new_order("a.localhost")
+            answer = (await client.order_answer("b.localhost")).refused("rateLimited", 429)
+            seconds = int(answer.headers["Retry-After"])
+            assert answer.headers["Retry-After"] == str(seconds)
+            ca.clock.advance(seconds=seconds)
+            await client.new_order("b.localhost")
+
+    async def test_help(self, ca: RunningCa, client: AcmeClient) -> None:
+        """§6.6: "the server MAY send one or multiple link relations in the Link header field [RFC8288] pointing to documentation
+        about the specific rate limit that was hit, using the "help" link relation type": each problem has one, which leads
+        somewhere, in a line of its own (CLIENTS 8).
+        """
+        answer = (await client.order_answer("a.example.com")).refused("rejectedIdentifier", 403)
+        lines = answer.headers.getall("Link")
+        assert len(lines) == 2
+        assert not [line for line in lines if "," in line]
+        (target,) = answer.links("help")
+        page, _, anchor = target.partition("#")
+        async with ca.session().get(page) as shown:
+            assert shown.status == 200
+            assert f'id="{anchor}"' in await shown.text()
+
+    async def test_help_before_any_handler(self, ca: RunningCa) -> None:
+        """What is refused for its framing is told with the same link."""
+        raw = await ca.raw(
+            b"POST / HTTP/1.1\r\nHost: x\r\nExpect: a miracle\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        assert b'/problems#malformed>;rel="help"' in raw
+
+
 class TestSection67:
     async def test_problem_documents(self, ca: RunningCa, client: AcmeClient) -> None:
         """§6.7: "When the server responds with an error status, it SHOULD provide additional information using a problem
