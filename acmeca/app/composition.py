@@ -39,6 +39,7 @@ from acmeca.service.issuance import Issuance
 from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy, to_pem
 from acmeca.service.jobs import Jobs
 from acmeca.service.leadership import Leadership
+from acmeca.service.limit_administration import LimitAdministration
 from acmeca.service.limits import Limits
 from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
@@ -258,6 +259,7 @@ async def _compose(
             store,
             certificates=certificates,
             windows=RenewalWindows(store, renewals=renewals, issuers=issuers, ambient=ambient),
+            limits=LimitAdministration(store, ambient=ambient),
             issuers=issuers,
             status=status,
             ambient=ambient,

@@ -22,6 +22,7 @@ from acmeca.service.arguments import number as _number
 from acmeca.service.arguments import text as _text
 from acmeca.service.certificates import Certificates
 from acmeca.service.issuers import ROOT_CRL_LIFETIME, Issuers, fingerprint, to_pem
+from acmeca.service.limit_administration import LimitAdministration
 from acmeca.service.renewal_windows import RenewalWindows
 from acmeca.service.root_crls import RootCrls
 from acmeca.service.status import Status
@@ -56,6 +57,7 @@ class Administration:
         *,
         certificates: Certificates,
         windows: RenewalWindows,
+        limits: LimitAdministration,
         issuers: Issuers,
         status: Status,
         ambient: Ambient,
@@ -69,6 +71,7 @@ class Administration:
         self._root_crls = RootCrls(store, issuers=issuers, status=status, ambient=ambient)
         self._operations: dict[str, Operation] = {
             **windows.operations,
+            **limits.operations,
             "list": self._list,
             "show": self._show,
             "revoke": self._revoke,
