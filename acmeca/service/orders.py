@@ -65,7 +65,7 @@ class Orders:
             )
         await self._require_issuable(account, request.identifiers, now)
         predecessor = await self._renewals.predecessor(account, request)
-        replaces = None if predecessor is None else predecessor.identifier
+        replaces = None if predecessor is None else str(predecessor)
         basis = await self._authorizations.for_order(account.id, request.identifiers, now=now)
         try:
             return await self._create(account, request, basis, replaces=replaces, now=now)

@@ -9,7 +9,6 @@ Rule 4: what operators set is kept in memory for a second. Whatever process it w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -29,17 +28,6 @@ _NOT_KEPT: Final = {"Cache-Control": "no-store"}  # by a cache that would go on 
 
 # acme.sh and cert-manager order again without `replaces` when they read "ARI" or "'replaces'" in a refusal.
 _REPLACES: Final = "ARI 'replaces'"
-
-
-@dataclass(frozen=True, slots=True)
-class Predecessor:
-    """The certificate that an order is to replace. `is_due`: its window has begun, so the client came when it was asked to.
-
-    §5 lets a server "bypass rate limits" for orders "which arrive during the suggested renewal window of their … predecessor".
-    """
-
-    identifier: str
-    is_due: bool
 
 
 class Renewals:
@@ -92,8 +80,8 @@ class Renewals:
             return override
         return None
 
-    async def predecessor(self, account: Account, request: NewOrder) -> Predecessor | None:
-        """§5: what a newOrder is to replace, checked; None when it does not say. Raises Problem.
+    async def predecessor(self, account: Account, request: NewOrder) -> CertificateId | None:
+        """§5: the certificate that a newOrder is to replace, checked; None when it does not say. Raises Problem.
 
         "Servers SHOULD check that the identified certificate and the newOrder request correspond to the same ACME account, that they
         share at least one identifier, and that the identified certificate has not already been marked as replaced by a
@@ -123,11 +111,9 @@ class Renewals:
                 ProblemType.MALFORMED, f"{_REPLACES}: that certificate has none of the names ordered; order without it"
             )
         # Step 4
-        now = self._ambient.now()
-        if await is_replaced(self._store.database, identifier, at=now):
+        if await is_replaced(self._store.database, identifier, at=self._ambient.now()):
             raise already_replaced()
-        info = await self.info_of(certificate)
-        return Predecessor(str(identifier), is_due=info.window.start <= now)
+        return identifier
 
     def forget(self) -> None:
         """Look afresh at what operators have set: one of them just did."""

@@ -90,7 +90,7 @@ async def without_renewals(
     """The takings without the limits per name that a renewal does not use.
 
     It is one for all its names when the account has a certificate for exactly these, and for the names of the certificate that it
-    `replaces` (its identifier, RFC 9773 §4.1).
+    `replaces` (an identifier, RFC 9773 §4.1; §5 of it speaks of orders that bypass rate limits).
     """
     limited = {str(taking.identifier) for taking in takings if taking.limit is Limit.CERTIFICATES_PER_NAME}
     if not limited:

@@ -226,16 +226,10 @@ async def clear_override(tx: Transaction, override_id: str, cleared_at: int) -> 
 
 _COLUMNS: Final = "id, selection, renew_from, renew_until, explanation_url, set_at, cleared_at"
 
-# A newer certificate for exactly the same names. It is found by one of the names: an account may have any number of certificates, and
-# `COALESCE` keeps SQLite from walking over them.
+# A newer certificate of the same account for exactly the same names.
 _HAS_SUCCESSOR: Final = (
-    "EXISTS (SELECT 1 FROM certificate_names n JOIN certificates d ON d.id = n.certificate_id WHERE n.name ="
-    " (SELECT MIN(x.name) FROM certificate_names x WHERE x.certificate_id = c.id) AND COALESCE(d.account_id, '') = c.account_id"
-    " AND d.recorded_at > c.recorded_at AND d.signature IS NOT NULL AND d.revoked_at IS NULL"
-    " AND (SELECT COUNT(*) FROM certificate_names x WHERE x.certificate_id = d.id)"
-    " = (SELECT COUNT(*) FROM certificate_names x WHERE x.certificate_id = c.id)"
-    " AND NOT EXISTS (SELECT 1 FROM certificate_names x WHERE x.certificate_id = c.id"
-    " AND NOT EXISTS (SELECT 1 FROM certificate_names y WHERE y.certificate_id = d.id AND y.name = x.name)))"
+    "EXISTS (SELECT 1 FROM certificates d WHERE d.account_id = c.account_id AND d.names_digest = c.names_digest"
+    " AND d.recorded_at > c.recorded_at AND d.signature IS NOT NULL AND d.revoked_at IS NULL)"
 )
 
 _REVOKED: Final = "revoked"

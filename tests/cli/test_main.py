@@ -33,11 +33,9 @@ sys.exit(run(sys.argv[1:]))
 
 
 def test_the_verbs() -> None:
-<<<<<<< HEAD
-    assert " ".join(VERBS) == "audit backup crl doctor init journal list renewal restore revoke serve show storage"
-=======
-    assert " ".join(VERBS) == "audit backup crl doctor init journal limits list renewal restore revoke serve show storage"
->>>>>>> 0f6860e (Show operators how far limits are used up, and let them make one whole; say what they promise)
+    assert (
+        " ".join(VERBS) == "audit backup crl doctor init journal limits list renewal restore revoke serve show storage"
+    )
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -329,6 +329,8 @@ class TestCertificatesPerName:
         for number in range(2):
             await other.issue("a.localhost", f"{number}.localhost")
         (await client.order_answer("a.localhost", "c.localhost")).refused("rateLimited", 429)
+        replacing = {"replaces": renewal_identifier(old.leaf)}
+        (await client.order_answer("a.localhost", "c.localhost", **replacing)).ok(201)
         for account, expected in ((other, 429), (client, 200)):
             ca.clock.advance(days=2)
             order = await account.ready_order("a.localhost", "c.localhost")

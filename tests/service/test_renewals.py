@@ -309,28 +309,6 @@ class TestIssuers:
 # --- newOrder -----------------------------------------------------------------------------------------------------
 
 
-class TestPredecessor:
-    async def test_whether_the_client_came_when_it_was_asked_to(self, ca: RunningCa, client: AcmeClient) -> None:
-        """What rate limits may look at: RFC 9773 §5."""
-        one = await client.issue("one.localhost")
-        account = await ca.store.accounts.by_id(client.account_url.rpartition("/")[2])
-        assert account is not None
-        request = NewOrder(
-            identifiers=(stored.authorization(account, "one.localhost").identifier,),
-            replaces=renewal_identifier(one.leaf),
-        )
-        ask = ca.services.renewals.predecessor
-        found = await ask(account, request)
-        assert found is not None
-        assert (found.identifier, found.is_due) == (request.replaces, False)
-        window = (await told(ca, one)).window
-        ca.clock.leap(seconds=(window.start - ca.clock.moment).total_seconds())
-        found = await ask(account, request)
-        assert found is not None
-        assert found.is_due
-        assert await ask(account, dataclasses.replace(request, replaces=None)) is None
-
-
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
 async def test_fifty_clients_at_once(engine: str) -> None:
     """RFC 9773 §5, exact under concurrency: one order is made, 49 are 409, and of those nothing is kept."""
