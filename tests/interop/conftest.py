@@ -8,12 +8,14 @@ Rule 2: one CA serves all tests of a worker; each test takes names and directori
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 import pytest
 
+from tests.interop.clients import lego_library
 from tests.interop.clients.client import Binding, Client
 from tests.interop.clients.fleet import Kind
+from tests.interop.clients.lego_library import LegoLibrary
 from tests.interop.clients.uacme import Uacme, namespace
 from tests.interop.relying_parties import World, make_world
 from tests.interop.responders import ZONE, Zone, dns_zone
@@ -52,8 +54,8 @@ def require_tool() -> RequireTool:
         if program in IN_VIRTUALENV:
             pytest.fail(f"no {program} in this virtualenv: pip install --group dev")
         reason = f"no {program} on this machine: apt-get install {package}"
-        if os.environ.get("ACMECA_REQUIRE_ALL") == "1" and package in packages:
-            pytest.fail(reason)
+        if package in packages:
+            _missing(reason)
         pytest.skip(reason)
 
     return require
@@ -105,6 +107,8 @@ def new_client(
 
     def make(kind: Kind, binding: Binding | None = None) -> Client:
         program = require_tool(kind.program, kind.package)
+        if kind.client is LegoLibrary:
+            program = _built(tmp_path_factory.getbasetemp().parent)
         if kind.client is Uacme:
             _require_namespaces(ca)
         return kind.client(program, ca, zone, tmp_path_factory.mktemp(kind.name), tls_port, binding)
@@ -112,8 +116,20 @@ def new_client(
     return make
 
 
+def _built(directory: Path) -> Path:
+    done = lego_library.build(directory)
+    if done.code != 0:
+        _missing(f"lego's library cannot be built: {done.said}")
+    return directory / "lego-library"
+
+
 def _require_namespaces(ca: Installation) -> None:
     done = run([*namespace(ca.root_path), "true"], code=None)
     if done.code != 0:
-        reason = f"no mount namespace for uacme, which trusts the system's certificates only: {done.said}"
-        pytest.fail(reason) if os.environ.get("ACMECA_REQUIRE_ALL") == "1" else pytest.skip(reason)
+        _missing(f"no mount namespace for uacme, which trusts the system's certificates only: {done.said}")
+
+
+def _missing(reason: str) -> NoReturn:
+    if os.environ.get("ACMECA_REQUIRE_ALL") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)

@@ -244,3 +244,19 @@ def test_revocation_by_the_certificates_key(new_user: Callable[..., User], ca: I
     found = leaf(user.acme.poll_and_finalize(order, soon()))
     new_user(key).acme.revoke(found, 1)
     assert ca.operate("show", serial=f"{found.serial_number:034x}")["reason"] == "keyCompromise"
+
+
+# --- renewal ------------------------------------------------------------------------------------------------------
+
+
+def test_when_to_renew(new_user: Callable[..., User], ca: Installation) -> None:
+    """RFC 9773 §4: the library makes the certificate's identifier itself, takes the window apart and chooses a moment in it."""
+    user = new_user()
+    user.register()
+    order = user.obtain("ari.library.localhost")
+    shown = ca.operate("show", serial=f"{leaf(order).serial_number:034x}")
+    chosen, ask_again = user.acme.renewal_time(order.fullchain_pem.encode())
+    assert chosen is not None
+    assert dt.datetime.fromisoformat(shown["renew_from"]) <= chosen <= dt.datetime.fromisoformat(shown["renew_until"])
+    hours = (ask_again - dt.datetime.now(ask_again.tzinfo)) / dt.timedelta(hours=1)
+    assert 5 < hours <= 6.1

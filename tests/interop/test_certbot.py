@@ -7,6 +7,7 @@ Rule 2: what it was given is checked by openssl and by the CA's own word, not by
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,23 @@ def test_renewal(certbot: Certbot) -> None:
     assert after["spki_sha256"] != before["spki_sha256"]
     assert certbot.ca.operate("show", serial=before["serial"])["status"] == "valid"
     verify(certbot, "renewed.localhost")
+
+
+def test_renewal_when_the_ca_says_so(new_certbot: Callable[[], Certbot]) -> None:
+    """RFC 9773: `certbot renew` asks about each certificate; one is to be renewed by the operator's word, the other's time has not
+    come."""
+    certbot = new_certbot()
+    names = ["told.ari.localhost", "left.ari.localhost"]
+    for name in names:
+        certbot.certonly(name)
+    before = [shown(certbot.ca, certbot.live(name, "cert.pem"))["serial"] for name in names]
+    # Clients choose a moment in the window, and this one ends in a minute: all but one in 10^5 choose one that is over.
+    window = {"from": int(time.time()) - 10**7, "within": 10**7 + 60, "why": "https://wiki.example.org/ca/42"}
+    certbot.ca.operate("renewal_set", serials=before[:1], **window)
+    certbot("renew", "--no-random-sleep-on-renew")
+    after = [shown(certbot.ca, certbot.live(name, "cert.pem"))["serial"] for name in names]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
 
 
 def test_revocation_by_the_account(certbot: Certbot) -> None:

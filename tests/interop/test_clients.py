@@ -7,6 +7,8 @@ Rule 4: a start of certbot or dehydrated takes a second and an order three; so a
 """
 
 import sqlite3
+import time
+from collections.abc import Iterable
 from contextlib import closing
 
 import pytest
@@ -17,6 +19,7 @@ from tests.interop.clients.client import Ability, Wishes, shown, verify
 from tests.interop.clients.dehydrated import Dehydrated
 from tests.interop.clients.fleet import Kind, kinds
 from tests.interop.clients.lego import Lego
+from tests.interop.clients.lego_library import BUILD_SECONDS, LegoLibrary
 from tests.interop.conftest import NewClient
 from tests.interop.responders import ZONE
 from tests.support.installations import Installation
@@ -24,7 +27,19 @@ from tests.support.installations import Installation
 pytestmark = pytest.mark.interop
 
 KINDS = kinds()
-LIVES = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.client is not CurrentCertbot], ids=str)
+
+
+def each(kinds: Iterable[Kind]) -> pytest.MarkDecorator:
+    """A test for each of them. The first one of lego's library may have to build it."""
+    patient = (pytest.mark.timeout(BUILD_SECONDS + 60),)
+    return pytest.mark.parametrize(
+        "kind",
+        [pytest.param(kind, marks=patient if kind.client is LegoLibrary else ()) for kind in kinds],
+        ids=str,
+    )
+
+
+LIVES = each(kind for kind in KINDS if kind.client is not CurrentCertbot)
 
 
 def with_all(*abilities: Ability) -> list[Kind]:
@@ -34,7 +49,7 @@ def with_all(*abilities: Ability) -> list[Kind]:
 
 def those_with(ability: Ability) -> pytest.MarkDecorator:
     """The clients that have it."""
-    return pytest.mark.parametrize("kind", with_all(ability), ids=str)
+    return each(with_all(ability))
 
 
 def host(kind: Kind, label: str) -> str:
@@ -65,6 +80,7 @@ def test_a_life(kind: Kind, new_client: NewClient, ca: Installation) -> None:
     after = shown(ca, renewed)
     assert after["serial"] != before["serial"]
     assert after["account"] == before["account"]
+    assert after["replaces"] == (before["serial"] if Ability.REPLACES in client.abilities else None)
     assert ca.operate("show", serial=before["serial"])["status"] == "valid"
 
     if Ability.REVOKE in client.abilities:
@@ -116,15 +132,13 @@ def test_tls_alpn_01(kind: Kind, new_client: NewClient, ca: Installation) -> Non
     verify(ca, issued, host(kind, "tls"))
 
 
-@pytest.mark.parametrize(
-    "kind", [kind for kind in with_all(Ability.TLS_ALPN_01, Ability.IP) if kind.client is not Caddy], ids=str
-)
+@each(kind for kind in with_all(Ability.TLS_ALPN_01, Ability.IP) if kind.client is not Caddy)
 def test_an_address_by_tls_alpn_01(kind: Kind, new_client: NewClient, ca: Installation) -> None:
     """RFC 8738 §6: the server name is the address's name below in-addr.arpa."""
     verify(ca, new_client(kind).issue("127.0.0.1", wishes=Wishes(challenge="tls-alpn-01")), "127.0.0.1")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.client is Caddy], ids=str)
+@each(kind for kind in KINDS if kind.client is Caddy)
 def test_an_address_shown_as_a_name_by_tls_alpn_01(kind: Kind, new_client: NewClient) -> None:
     """Caddy 2.6 shows a dNSName for an address, against RFC 8738 §6: it is refused, and the message says why."""
     said = new_client(kind).refused("127.0.0.1", wishes=Wishes(challenge="tls-alpn-01"))
@@ -154,13 +168,13 @@ def test_a_change_of_the_accounts_key(kind: Kind, new_client: NewClient, ca: Ins
     assert ca.operate("show", serial=before["serial"])["status"] == "revoked"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.client in {Lego, Dehydrated}], ids=str)
+@each(kind for kind in KINDS if kind.client in {Lego, Dehydrated})
 def test_an_address_as_a_name(kind: Kind, new_client: NewClient) -> None:
     """Older clients order an address as a `dns` identifier: it is refused, and the message says what it should have been."""
     assert "use type 'ip'" in new_client(kind).refused("127.0.0.1")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if issubclass(kind.client, Caddy)], ids=str)
+@each(kind for kind in KINDS if issubclass(kind.client, Caddy))
 def test_caddy_replaces_what_was_revoked(kind: Kind, new_client: NewClient, ca: Installation) -> None:
     """Caddy staples OCSP; when it learns there that its certificate is revoked, it gets another at once."""
     client = new_client(kind)
@@ -173,3 +187,17 @@ def test_caddy_replaces_what_was_revoked(kind: Kind, new_client: NewClient, ca: 
     issued = client.issued(name)
     verify(ca, issued, name)
     assert issued.serial != serial
+
+
+@each(kind for kind in KINDS if kind.client is LegoLibrary)
+def test_when_to_renew(kind: Kind, new_client: NewClient, ca: Installation) -> None:
+    """RFC 9773 §4.2: not yet, by the certificate's own window; at once, when an operator says so, and with the page that says why."""
+    client = new_client(kind)
+    assert isinstance(client, LegoLibrary)
+    item = shown(ca, client.issue(host(kind, "asked")))
+    asked = client.ask(host(kind, "asked"))
+    assert asked == {"now": False, "from": item["renew_from"], "until": item["renew_until"], "explanation": ""}
+    window = {"from": int(time.time()) - 10**7, "within": 10**7 + 60, "why": "https://wiki.example.org/ca/42"}
+    ca.operate("renewal_set", serials=[item["serial"]], **window)
+    told = client.ask(host(kind, "asked"))
+    assert (told["now"], told["explanation"]) == (True, "https://wiki.example.org/ca/42")

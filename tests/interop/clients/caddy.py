@@ -94,4 +94,4 @@ class Caddy(Client):
 class CurrentCaddy(Caddy):
     """What newer releases can do besides."""
 
-    abilities: ClassVar[frozenset[Ability]] = Caddy.abilities | {Ability.PREFERRED_CHAIN, Ability.PROFILE, Ability.ARI}
+    abilities: ClassVar[frozenset[Ability]] = Caddy.abilities | {Ability.PREFERRED_CHAIN, Ability.PROFILE}

@@ -100,9 +100,9 @@ class Certbot(Client):
 
 
 class CurrentCertbot(Certbot):
-    """What newer releases can do besides: `--ip-address`, `--required-profile`, `certbot renew` by ARI."""
+    """What newer releases can do besides: `--ip-address`, `--required-profile`, `certbot renew` when the CA says so (RFC 9773)."""
 
-    abilities: ClassVar[frozenset[Ability]] = Certbot.abilities | {Ability.IP, Ability.PROFILE, Ability.ARI}
+    abilities: ClassVar[frozenset[Ability]] = Certbot.abilities | {Ability.IP, Ability.PROFILE}
 
 
 def _lineage(identifier: str) -> str:

@@ -32,7 +32,7 @@ class Ability(enum.Enum):
     TLS_ALPN_01 = "tls-alpn-01 (RFC 8737)"
     PREFERRED_CHAIN = "a choice among chains (§7.4.2)"
     PROFILE = "a profile (draft-ietf-acme-profiles)"
-    ARI = "renewal when the CA says (RFC 9773)"
+    REPLACES = "an order that says what it replaces (RFC 9773 §5)"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from tests.interop.clients.certbot import Certbot, CurrentCertbot
 from tests.interop.clients.client import Client
 from tests.interop.clients.dehydrated import Dehydrated
 from tests.interop.clients.lego import Lego
+from tests.interop.clients.lego_library import LegoLibrary, is_buildable
 from tests.interop.clients.uacme import Uacme
 
 _DEBIAN: Final = Path("/usr/bin")
@@ -29,7 +30,8 @@ class Kind:
 
 
 def kinds() -> list[Kind]:
-    """The clients of Debian and of the virtualenv; and a current Caddy, where somebody has installed one."""
+    """The clients of Debian and of the virtualenv; lego's library, where there is a Go to build it; and a current Caddy, where
+    somebody has installed one."""
     found = [
         Kind("certbot", CurrentCertbot, "certbot", "certbot-of-this-virtualenv"),
         Kind("debian-certbot", Certbot, _DEBIAN / "certbot", "certbot"),
@@ -38,6 +40,8 @@ def kinds() -> list[Kind]:
         Kind("dehydrated", Dehydrated, _DEBIAN / "dehydrated", "dehydrated"),
         Kind("caddy", Caddy, _DEBIAN / "caddy", "caddy"),
     ]
+    if is_buildable():
+        found.append(Kind("lego-library", LegoLibrary, "go", "golang-go"))
     if (_BY_HAND / "caddy").exists():
         found.append(Kind("current-caddy", CurrentCaddy, _BY_HAND / "caddy", "caddy"))
     return found
