@@ -46,7 +46,7 @@ def renewal() -> None:
     "set",
     short_help="Have certificates renewed in a window that you choose.",
     epilog=examples(
-        "acmeca renewal set 0139389270d3818df3300661cbf43fcee7 --within 1h",
+        "acmeca renewal set 0139389270d3818df3300661cbf43fcee7 --at-once",
         "acmeca renewal set --name '*.corp.internal' --from now --within 4h --why https://wiki.corp.internal/ca/42",
         "acmeca renewal set --issuer 9vhAv9rRoogB6iiOl2kYOA --issued-before 2026-11-01 --within 7d",
         "acmeca renewal set --all --from 2026-12-24 --within 2d --yes",
@@ -67,19 +67,16 @@ def renewal() -> None:
     "--from",
     "from_",
     callback=parse_coming_moment,
-    default="now",
-    show_default=True,
     metavar="MOMENT",
-    help="When the window begins: now, 2h (from now on), or a moment.",
+    help="When the window begins: now, 2h (from now on), or a moment. [default: now]",
 )
 @click.option(
     "--within",
     callback=parse_seconds,
-    default="1d",
-    show_default=True,
     metavar="DURATION",
-    help="How long it lasts; clients choose a moment in it.",
+    help="How long it lasts; clients choose a moment in it. [default: 1d]",
 )
+@click.option("--at-once", is_flag=True, help="A window that is over: each client renews when it asks next.")
 @click.option("--why", metavar="URL", help="A page that says why; clients show its URL to whoever runs them.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @json_option
@@ -89,8 +86,9 @@ def set_window(
     /,
     *,
     serials: tuple[str, ...],
-    from_: int,
-    within: int,
+    from_: int | None,
+    within: int | None,
+    at_once: bool,
     why: str | None,
     everything: bool,
     yes: bool,
@@ -106,7 +104,7 @@ def set_window(
     if not yes and not sys.stdin.isatty():
         raise click.UsageError("nobody is here to ask whether to set it: add --yes when you are sure")
     arguments: dict[str, object] = {name: value for name, value in selection.items() if value is not None}
-    arguments |= {"from": from_, "within": within, "why": why}
+    arguments |= {"from": from_, "within": within, "at_once": at_once, "why": why}
     if serials:
         arguments["serials"] = list(serials)
     if everything:

@@ -29,6 +29,7 @@ _PAGE: Final = 100_000  # serials told at a time: what a page costs is to find t
 _SHORTEST: Final = timedelta(minutes=1)
 _LONGEST: Final = timedelta(days=366)
 _DEFAULT: Final = timedelta(days=1)
+_OVER: Final = timedelta(hours=1)  # how long a window lasted that is over when it is set
 _LATEST: Final = timedelta(days=825)  # the longest life of a certificate
 _MAX_URL: Final = 500  # characters
 _SHA256_DIGITS: Final = 64
@@ -80,7 +81,9 @@ class RenewalWindows:
         return _word(override) | _counted(await self._census(override))
 
     async def _set(self, arguments: Json, user: str) -> Json:
-        """Arguments: those of a selection (`_select`), `from` (Unix seconds; now), `within` (seconds), `why` (a URL)."""
+        """Arguments: those of a selection (`_select`), `from` (Unix seconds; now) and `within` (seconds; a day), or `at_once`; `why`
+        (a URL).
+        """
         override = await self._read(arguments)
         census = await self._census(override)
         if census.left + census.replaced + census.renewed == 0:  # rule 2
@@ -172,7 +175,12 @@ class RenewalWindows:
 
 
 def _window(arguments: Json, now: datetime) -> Window:
+    """RFC 9773 §4.2: a client for which the moment that it chose "is in the past" renews immediately."""
     within = number(arguments, "within")
+    if arguments.get("at_once") is True:
+        if within is not None or arguments.get("from") is not None:
+            raise AcmecaError("at_once: a window that is over takes no from and no within")
+        return Window(now - _OVER, now)
     duration = _DEFAULT if within is None else timedelta(seconds=min(within, 10**9))
     if not _SHORTEST <= duration <= _LONGEST:
         raise AcmecaError("within: from a minute to a year is allowed")

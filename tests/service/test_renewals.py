@@ -25,7 +25,7 @@ from tests.support import stored
 from tests.support.acme_client import AcmeClient, Issued, renewal_identifier
 from tests.support.instances import another_instance
 from tests.support.postgres import lend_database, shared_server
-from tests.support.server import RunningCa, running_ca
+from tests.support.server import RunningCa, ca_site, running_ca
 from tests.support.status_issuers import make_issuer
 
 URL = "https://wiki.corp.internal/ca/42"
@@ -78,6 +78,8 @@ REFUSED: Final[tuple[tuple[dict[str, Any], str], ...]] = (
     ({"all": True, "from": 10**18}, "from: that is beyond any calendar"),
     ({"all": True, "from": 0}, "from: the window is over already"),
     ({"all": True, "from": 4 * 10**9}, "no certificate of today is valid any more"),
+    ({"all": True, "at_once": True, "within": HOUR}, "at_once: a window that is over takes no from"),
+    ({"all": True, "at_once": True, "from": 0}, "at_once: a window that is over takes no from"),
     ({"all": True, "why": "wiki"}, "why: 'wiki' is no URL"),
     ({"all": True, "why": "javascript:alert(1)"}, "is no URL"),
     ({"all": True, "why": "https://"}, "is no URL"),
@@ -126,6 +128,13 @@ class TestWindows:
         assert await told(ca, one) == own
         assert await ids(ca) == []
         assert len((await call(ca, "renewal_list", all=True))["renewals"]) == 3
+
+    async def test_at_once(self, ca: RunningCa, client: AcmeClient) -> None:
+        """A window that is over: whatever moment a client chooses in it, it is in the past."""
+        one = await client.issue("one.localhost")
+        await call(ca, "renewal_set", name="one.localhost", at_once=True)
+        window = (await told(ca, one)).window
+        assert (window.start, window.end) == (ca.clock.moment - timedelta(hours=1), ca.clock.moment)
 
     async def test_it_is_in_the_audit_once_for_all(self, ca: RunningCa, client: AcmeClient) -> None:
         for number in range(3):
@@ -207,14 +216,14 @@ class TestWindows:
             await call(ca, "renewal_serials", id=made, state="lost")
 
     async def test_it_survives_a_restart(self) -> None:
-        async with running_ca(duties=False) as ca:
-            one = await (await ca.client()).issue("one.localhost")
-            await call(ca, "renewal_set", all=True, within=HOUR)
-            before = await told(ca, one)
-            renewals = Renewals(
-                ca.store, issuers=ca.services.issuers, longest_wait=timedelta(hours=6), ambient=ca.services.ambient
-            )
-            assert await renewals.renewal_info(renewal_identifier(one.leaf)) == before
+        async with ca_site() as site:
+            await site.init()
+            async with site.running(duties=False) as ca:
+                one = await (await ca.client()).issue("one.localhost")
+                await call(ca, "renewal_set", all=True, within=HOUR, why=URL)
+                before = await told(ca, one)
+            async with site.opened() as ca:
+                assert await told(ca, one) == before
 
 
 class TestProgress:
