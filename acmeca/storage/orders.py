@@ -79,9 +79,10 @@ class Orders:
         that this one is to replace, `LimitReachedError` when a limit has no room.
         """
 
-        async def body(tx: Transaction) -> None:
+        async def body(tx: Transaction) -> int:
+            invalidated = 0
             if order.replaces is not None:
-                await require_unreplaced(tx, order.replaces, at=order.created_at)
+                invalidated = await require_unreplaced(tx, order.replaces, at=order.created_at)
             names = [identifier.value for identifier in order.identifiers]
             counted = await without_renewals(
                 tx, takings, account_id=order.account_id, names=names, replaces=order.replaces
@@ -121,8 +122,9 @@ class Orders:
                     position,
                     id_,
                 )
+            return invalidated
 
-        await self._database.write(body)
+        self.on_invalid(await self._database.write(body))
 
     async def record_refusal(
         self, account_id: str, reasons: Mapping[str, str], *, at: datetime, takings: Sequence[Taking] = ()

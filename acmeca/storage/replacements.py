@@ -10,6 +10,7 @@ after their end, and that must not make it replaceable again.
 from datetime import datetime
 
 from acmeca.acme.renewal import CertificateId
+from acmeca.acme.states import ORDER_MOVES, OrderStatus, require_move
 from acmeca.storage.database import Entry, Reader, Transaction
 from acmeca.storage.errors import AlreadyReplacedError
 from acmeca.storage.times import to_seconds
@@ -31,10 +32,19 @@ async def is_replaced(reader: Reader, identifier: CertificateId, *, at: datetime
     return order is not None
 
 
-async def require_unreplaced(tx: Transaction, identifier: str, *, at: datetime) -> None:
-    """Raises `AlreadyReplacedError` for a certificate that another order replaces (rule 1)."""
+async def require_unreplaced(tx: Transaction, identifier: str, *, at: datetime) -> int:
+    """Raises `AlreadyReplacedError` for a certificate that another order replaces (rule 1).
+
+    What nobody finished in time is made invalid here, and not only taken for it: a process whose clock is behind could go on with
+    it. Returns how many orders were.
+    """
+    require_move(ORDER_MOVES, OrderStatus.PENDING, OrderStatus.INVALID)
+    require_move(ORDER_MOVES, OrderStatus.READY, OrderStatus.INVALID)
     if await is_replaced(tx, CertificateId.parse(identifier), at=at):
         raise AlreadyReplacedError("an order replaces that certificate already")
+    return await tx.execute(
+        "UPDATE orders SET status = 'invalid' WHERE replaces = $1 AND status IN ('pending', 'ready')", identifier
+    )
 
 
 async def complete_replacing(tx: Transaction, order_id: str, certificate_id: str) -> bool:

@@ -113,6 +113,19 @@ class TestReplacement:
         await change(store, "UPDATE orders SET status = 'processing'")
         assert await is_replaced(store.database, found, at=made.expires_at)
 
+    async def test_what_nobody_finished_is_invalid_from_then_on(self, store: Store) -> None:
+        """Another process, whose clock is behind, cannot go on with it."""
+        owner = await kept_account(store)
+        old = await issued_certificate(store, owner=owner)
+        made, _ = await ready_order(store, owner, replaces=identifier(old))
+        told: list[int] = []
+        store.orders.on_invalid = told.append
+        await kept_order(store, owner, replaces=identifier(old), created_at=made.expires_at)
+        assert await rows(store, "SELECT status FROM orders WHERE id = $1", made.id) == [("invalid",)]
+        assert told == [1]
+        with pytest.raises(StaleError):
+            await issued_certificate(store, owner=owner, for_order=made)
+
     async def test_the_new_one_may_be_replaced_in_its_turn(self, store: Store) -> None:
         owner = await kept_account(store)
         first = await issued_certificate(store, owner=owner)
