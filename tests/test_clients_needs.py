@@ -292,7 +292,7 @@ async def test_23_no_up_with_a_certificate(client: AcmeClient) -> None:
     """23: no `rel="up"` with a certificate (Ruby), and a small `Retry-After` on what is not done (acmetool)."""
     issued = await client.issue("a.localhost")
     assert (await client.post(issued.order.certificate)).ok().links("up") == []
-    order = await client.new_order("a.localhost")
+    order = await client.new_order("b.localhost")
     pending = await client.post(order.authorizations[0])
     challenge = await client.post((await client.challenge(order.authorizations[0]))["url"])
     assert [answer.headers["Retry-After"] for answer in (pending, challenge)] == ["1", "1"]

@@ -93,6 +93,14 @@ async def test_new_order(client: AcmeClient) -> None:
     assert answer.json["status"] == theirs["status"]
 
 
+async def test_new_authorization(client: AcmeClient) -> None:
+    answer = (await client.post(client.directory["newAuthz"], EXAMPLES["7.4.1 newAuthz payload"])).ok(201)
+    assert answer.json["identifier"] == EXAMPLES["7.4.1 newAuthz payload"]["identifier"]
+    assert shape(without(answer.json["challenges"][0], "status")) == shape(
+        EXAMPLES["7.5 authorization"]["challenges"][0]
+    )
+
+
 async def test_order(client: AcmeClient) -> None:
     issued = await client.issue("order.localhost")
     assert shape(issued.order.document) == shape(without(EXAMPLES["7.1.3 order"], "notBefore", "notAfter"))

@@ -266,7 +266,7 @@ class TestCaa:
                 (one, "dns-account-01", "does not allow it by dns-account-01 (validationmethods)"),
                 (other, "dns-01", "is for another account than"),
             ):
-                (url,) = (await client.new_order("a.corp.internal")).authorizations
+                (url,) = (await client.new_order("b.corp.internal")).authorizations
                 assert words in failed(await shown(client, peer, url, type_), "caa")
 
     async def test_zones(self) -> None:
