@@ -38,6 +38,7 @@ from acmeca.service.condition import Condition
 from acmeca.service.issuance import Issuance
 from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy, to_pem
 from acmeca.service.jobs import Jobs
+from acmeca.service.keys import KeyAdministration
 from acmeca.service.leadership import Leadership
 from acmeca.service.limit_administration import LimitAdministration
 from acmeca.service.limits import Limits
@@ -260,6 +261,7 @@ async def _compose(
             certificates=certificates,
             windows=RenewalWindows(store, renewals=renewals, issuers=issuers, ambient=ambient),
             limits=LimitAdministration(store, ambient=ambient),
+            keys=KeyAdministration(store, issuers=issuers, certificates=certificates, status=status, ambient=ambient),
             issuers=issuers,
             status=status,
             ambient=ambient,

@@ -327,13 +327,17 @@ class CrlRecorded(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyBlocked(Event):
-    """A public key was put on the block list and is never certified again; `serial_hex` is the certificate it was in."""
+    """A public key was put on the block list and is never certified again.
+
+    `serial_hex` is the certificate by whose compromise, `why` an administrator's reason.
+    """
 
     kind = "key.blocked"
     about = "spki_sha256"
 
     spki_sha256: str
     serial_hex: str | None
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from acmeca.cli.crls import crl
 from acmeca.cli.doctor import doctor
 from acmeca.cli.init import init
 from acmeca.cli.journal import journal
+from acmeca.cli.keys import keys
 from acmeca.cli.limits import limits
 from acmeca.cli.output import examples, print_failure
 from acmeca.cli.renewal import renewal
@@ -74,6 +75,7 @@ for _verb in (
     restore_command,
     journal,
     audit,
+    keys,
     limits,
     storage,
 ):

@@ -19,6 +19,7 @@ from acmeca.policy.limits import Taking
 from acmeca.service.ambient import Ambient
 from acmeca.service.limits import Limits
 from acmeca.storage.errors import KeyRefusedError, KeyTakenError, StaleError
+from acmeca.storage.keys import is_blocked
 from acmeca.storage.limits import LimitReachedError
 from acmeca.storage.store import Store
 from acmeca.urls import Urls
@@ -76,7 +77,8 @@ class Accounts:
         """
         actor, takings = audit.key_actor(key.thumbprint), self._limits.of_new_account(address)
         # Step 1
-        if await self._store.certificates.is_blocked(key.thumbprint):
+        spki_sha256 = _spki_sha256(key)
+        if await is_blocked(self._store.database, thumbprint=key.thumbprint, spki_sha256=spki_sha256):
             raise await self._refusal(
                 actor, key, "the account's key was reported as compromised; make a new one", takings=takings
             )
@@ -100,7 +102,7 @@ class Accounts:
             created_at=self._ambient.now(),
         )
         try:
-            stored = await self._store.accounts.create(account, spki_sha256=_spki_sha256(key), takings=takings)
+            stored = await self._store.accounts.create(account, spki_sha256=spki_sha256, takings=takings)
         except KeyRefusedError as error:
             raise await self._refusal(
                 actor, key, f"the account's key cannot be used: {error}", takings=takings

@@ -22,6 +22,7 @@ from acmeca.service.arguments import number as _number
 from acmeca.service.arguments import text as _text
 from acmeca.service.certificates import Certificates
 from acmeca.service.issuers import ROOT_CRL_LIFETIME, Issuers, fingerprint, to_pem
+from acmeca.service.keys import KeyAdministration
 from acmeca.service.limit_administration import LimitAdministration
 from acmeca.service.renewal_windows import RenewalWindows
 from acmeca.service.root_crls import RootCrls
@@ -58,6 +59,7 @@ class Administration:
         certificates: Certificates,
         windows: RenewalWindows,
         limits: LimitAdministration,
+        keys: KeyAdministration,
         issuers: Issuers,
         status: Status,
         ambient: Ambient,
@@ -72,6 +74,7 @@ class Administration:
         self._operations: dict[str, Operation] = {
             **windows.operations,
             **limits.operations,
+            **keys.operations,
             "list": self._list,
             "show": self._show,
             "revoke": self._revoke,

@@ -18,6 +18,7 @@ from acmeca.policy.limits import Taking
 from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Entry, Reader, Row, Transaction
 from acmeca.storage.errors import KeyRefusedError, KeyTakenError, StaleError
+from acmeca.storage.keys import is_blocked
 from acmeca.storage.limits import take
 from acmeca.storage.times import from_seconds, to_seconds
 
@@ -41,6 +42,10 @@ class Accounts:
         )
         return None if row is None else (_account(row), bool(row["is_blocked"]))
 
+    async def jwks(self) -> list[str]:
+        """The keys of all accounts. Takes as long as there are many."""
+        return [row["jwk"] for row in await self._database.scan("SELECT jwk FROM accounts")]
+
     async def by_thumbprint(self, thumbprint: str) -> Account | None:
         return await _by_thumbprint(self._database, thumbprint)
 
@@ -48,7 +53,7 @@ class Accounts:
         """Store a new account, or return the one that has its key already (§7.3.1), whoever came first.
 
         A key that was certified raises `KeyRefusedError`: certificate keys and account keys are never the same (RFC 8555
-        §11.1). `spki_sha256` is the digest of its SubjectPublicKeyInfo, as certificates are kept by. `takings` are the limits that a
+        §11.1); so does one that was blocked. `spki_sha256` is the digest of its SubjectPublicKeyInfo, as certificates are kept by. `takings` are the limits that a
         new account uses; `LimitReachedError` when one has no room.
         """
 
@@ -57,6 +62,7 @@ class Accounts:
             if existing is not None:
                 return existing
             await _require_not_certified(tx, spki_sha256)
+            await _require_not_blocked(tx, account.thumbprint, spki_sha256)
             await take(tx, takings, at=account.created_at)
             await insert_account(tx, account)
             event = audit.AccountCreated(
@@ -97,8 +103,7 @@ class Accounts:
             taken = await _by_thumbprint(tx, key.thumbprint)
             if taken is not None:
                 raise KeyTakenError(taken.id)
-            if await tx.fetch_one("SELECT 1 FROM blocked_keys WHERE thumbprint = $1", key.thumbprint) is not None:
-                raise KeyRefusedError("it was reported as compromised; make a new one")
+            await _require_not_blocked(tx, key.thumbprint, spki_sha256)
             await _require_not_certified(tx, spki_sha256)
             changed = await tx.execute(
                 "UPDATE accounts SET thumbprint = $1, jwk = $2 WHERE id = $3 AND thumbprint = $4 AND status = 'valid'"
@@ -179,6 +184,11 @@ async def insert_account(tx: Transaction, account: Account) -> None:
             },
         )
     )
+
+
+async def _require_not_blocked(tx: Transaction, thumbprint: str, spki_sha256: bytes) -> None:
+    if await is_blocked(tx, thumbprint=thumbprint, spki_sha256=spki_sha256):
+        raise KeyRefusedError("it was reported as compromised; make a new one")
 
 
 async def shut_account(tx: Transaction, account_id: str) -> bool:

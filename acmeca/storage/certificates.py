@@ -23,6 +23,7 @@ from acmeca.pki.tbs import parse_tbs
 from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Entry, Reader, Row, Transaction, Value
 from acmeca.storage.errors import StaleError
+from acmeca.storage.keys import BlockedKey, block
 from acmeca.storage.times import from_seconds, to_seconds
 
 KEY_COMPROMISE = 1  # RFC 5280 §5.3.1
@@ -121,7 +122,7 @@ class Search:
 
 
 class Certificates:
-    """The tables `certificates`, `certificate_names` and `blocked_keys`, once a certificate is recorded."""
+    """The tables `certificates` and `certificate_names`, once a certificate is recorded."""
 
     def __init__(self, database: Database, *, writer: str) -> None:
         self._database = database
@@ -190,29 +191,8 @@ class Certificates:
             revoked_at = max(to_seconds(at), row["floor"] if row is not None else 0)
             await _set_revoked(tx, certificate.id, reason, revoked_at, may_raise=may_raise)
             if reason == KEY_COMPROMISE:
-                await tx.execute(
-                    "INSERT INTO blocked_keys (spki_sha256, thumbprint, blocked_at, serial) VALUES ($1, $2, $3, $4)"
-                    " ON CONFLICT (spki_sha256) DO NOTHING",
-                    certificate.spki_sha256,
-                    thumbprint,
-                    to_seconds(at),
-                    certificate.serial,
-                )
-                tx.journal(
-                    Entry(
-                        "blocked_key",
-                        {
-                            "spki_sha256": certificate.spki_sha256,
-                            "thumbprint": thumbprint,
-                            "blocked_at": to_seconds(at),
-                            "serial": certificate.serial,
-                        },
-                    )
-                )
-                blocked = audit.KeyBlocked(
-                    actor=actor, spki_sha256=certificate.spki_sha256.hex(), serial_hex=certificate.serial
-                )
-                await append(tx, writer=self._writer, at=at, event=blocked)
+                key = BlockedKey(certificate.spki_sha256, thumbprint, blocked_at=at, serial=certificate.serial)
+                await block(tx, key, actor=actor, writer=self._writer, at=at)
             event = audit.CertificateRevoked(
                 actor=actor, serial_hex=certificate.serial, issuer_id=certificate.issuer_id, reason=reason, how=how
             )
@@ -251,10 +231,14 @@ class Certificates:
         row = await self._database.fetch_one("SELECT COALESCE(MAX(revocation_sequence), 0) AS last FROM certificates")
         return 0 if row is None else int(row["last"])
 
-    async def is_blocked(self, thumbprint: str) -> bool:
-        """Whether this key was blocked, in whatever certificate it stood."""
-        row = await self._database.fetch_one("SELECT 1 FROM blocked_keys WHERE thumbprint = $1", thumbprint)
-        return row is not None
+    async def by_key(self, spki_sha256: bytes, *, limit: int) -> list[Certificate]:
+        """The certificates with this key, the newest first, at most `limit`."""
+        rows = await self._database.fetch_all(
+            f"SELECT {COLUMNS} FROM certificates c WHERE c.spki_sha256 = $1 ORDER BY c.recorded_at DESC, c.id LIMIT $2",
+            spki_sha256,
+            limit,
+        )
+        return [await read_certificate(self._database, row) for row in rows]
 
 
 COLUMNS: Final = (

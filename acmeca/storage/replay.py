@@ -85,6 +85,7 @@ KINDS: Final[Mapping[str, Columns]] = MappingProxyType(
             "blocked_at": _NUMBER,
             "serial": _TEXT_OR_NONE,
         },
+        "blocked_key.why": {"spki_sha256": _OCTETS, "why": _TEXT},
         "crl": {
             "issuer_id": _TEXT,
             **dict.fromkeys(("number", "this_update", "next_update", "through_sequence", "entries"), _NUMBER),
@@ -470,11 +471,22 @@ async def _place_blocked_key(entry: _Placing) -> bool:
     return bool(
         await entry.tx.execute(
             "INSERT INTO blocked_keys (spki_sha256, thumbprint, blocked_at, serial) VALUES ($1, $2, $3, $4)"
-            " ON CONFLICT (spki_sha256) DO NOTHING",
+            " ON CONFLICT (spki_sha256) DO UPDATE SET thumbprint = excluded.thumbprint"
+            " WHERE blocked_keys.thumbprint = '' AND excluded.thumbprint <> ''",
             values["spki_sha256"],
             values["thumbprint"],
             values["blocked_at"],
             values["serial"],
+        )
+    )
+
+
+async def _place_blocked_key_why(entry: _Placing) -> bool:
+    return bool(
+        await entry.tx.execute(
+            "UPDATE blocked_keys SET why = $1 WHERE spki_sha256 = $2 AND why IS NULL AND serial IS NULL",
+            entry.values["why"],
+            entry.values["spki_sha256"],
         )
     )
 
@@ -586,6 +598,7 @@ _PLACES: Final[Mapping[str, _Place]] = MappingProxyType(
         "renewal": _place_renewal,
         "renewal.cleared": _place_cleared_renewal,
         "blocked_key": _place_blocked_key,
+        "blocked_key.why": _place_blocked_key_why,
         "crl": _place_crl,
         "crl.published": _place_published_crl,
         AUDIT: _place_record,

@@ -14,6 +14,7 @@ from acmeca.storage.crls import Crls
 from acmeca.storage.database import Database, Transaction
 from acmeca.storage.issuance import Issuance
 from acmeca.storage.issuers import Issuers
+from acmeca.storage.keys import BlockedKeys
 from acmeca.storage.leases import Leases
 from acmeca.storage.limits import Limits, take
 from acmeca.storage.orders import Orders
@@ -37,6 +38,7 @@ class Store:
         self.issuers = Issuers(database, writer=writer.name)
         self.crls = Crls(database, writer=writer.name)
         self.limits = Limits(database, writer=writer.name)
+        self.blocked_keys = BlockedKeys(database, writer=writer.name)
         self.retention = Retention(database, writer=writer.name)
         self.writers = Writers(database, writer=writer)
         self.audit_heads = AuditHeads(database)

@@ -34,7 +34,8 @@ sys.exit(run(sys.argv[1:]))
 
 def test_the_verbs() -> None:
     assert (
-        " ".join(VERBS) == "audit backup crl doctor init journal limits list renewal restore revoke serve show storage"
+        " ".join(VERBS)
+        == "audit backup crl doctor init journal keys limits list renewal restore revoke serve show storage"
     )
 
 

@@ -197,8 +197,8 @@ class TestKeys:
         made, key = await kept_account(store), public_key()
         await store.accounts.replace_key(made, key, spki_sha256=SPKI, at=NOW)
         with pytest.raises(KeyRefusedError, match="key of an ACME account"):
-            await store.certificates.record(certificate(), thumbprint=key.thumbprint, at=NOW)
-        await store.certificates.record(certificate(), thumbprint=made.thumbprint, at=NOW)  # the old one is nobody's
+            await store.issuance.record(certificate(), thumbprint=key.thumbprint, at=NOW)
+        await store.issuance.record(certificate(), thumbprint=made.thumbprint, at=NOW)  # the old one is nobody's
 
     async def test_neither_to_nor_from_a_blocked_key(self, store: Store) -> None:
         """RULES §1: a blocked key "is refused everywhere", also when it was blocked since the request was verified."""

@@ -277,6 +277,20 @@ class TestRevocations:
         assert tally.commits == 0
         assert await rows(kept, "SELECT * FROM blocked_keys") == before
 
+    async def test_a_key_that_an_administrator_blocked(self, kept: Store) -> None:
+        """It comes back with its reason, and with the thumbprint that was found for it; twice is once."""
+        entry = {"spki_sha256": bytes(32), "thumbprint": "", "blocked_at": 9, "serial": None}
+        for _ in range(2):
+            await place(kept, "blocked_key", **entry)
+            await place(kept, "blocked_key.why", spki_sha256=bytes(32), why="it leaked")
+        found = "SELECT thumbprint, blocked_at, serial, why FROM blocked_keys"
+        assert await rows(kept, found) == [("", 9, None, "it leaked")]
+        await place(kept, "blocked_key", **(entry | {"thumbprint": "t"}))
+        await place(kept, "blocked_key", **(entry | {"thumbprint": "other", "blocked_at": 10}))
+        tally = await place(kept, "blocked_key.why", spki_sha256=bytes(32), why="another")
+        assert tally.commits == 0
+        assert await rows(kept, found) == [("t", 9, None, "it leaked")]
+
 
 class TestAccounts:
     ENTRY: ClassVar = {"id": "new", "thumbprint": "t", "jwk": "{}", "status": "valid", "contact": "[]", "created_at": 1}

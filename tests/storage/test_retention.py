@@ -16,6 +16,7 @@ from acmeca.storage import audit
 from acmeca.storage.certificates import Certificate
 from acmeca.storage.crls import Crl
 from acmeca.storage.errors import KeyRefusedError, StaleError
+from acmeca.storage.keys import is_blocked
 from acmeca.storage.leases import Lease
 from acmeca.storage.retention import Position
 from acmeca.storage.sqlite import SqliteDatabase
@@ -324,7 +325,7 @@ class TestCertificates:
         await revoke(store, last)
         await publish(store, EXPIRY + DAY)
         assert await forget(store) == 1
-        assert await store.certificates.is_blocked(bad.id)
+        assert await is_blocked(store.database, thumbprint=bad.id, spki_sha256=b"")
 
     async def test_the_audit_tells_in_one_record_a_step(self, store: Store) -> None:
         owner = await kept_account(store)

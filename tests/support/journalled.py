@@ -19,6 +19,7 @@ from acmeca.acme.jwk import PublicKey
 from acmeca.acme.objects import Account
 from acmeca.storage.certificates import Certificate
 from acmeca.storage.journal import Journal
+from acmeca.storage.keys import BlockedKey
 from acmeca.storage.schema import read_steps
 from acmeca.storage.sqlite import SqliteDatabase
 from acmeca.storage.store import Store
@@ -29,7 +30,7 @@ from tests.support.stored import NOW
 
 _ACTS: Final = (
     *("account", "contact", "key", "account", "order", "own", "own", "revoke", "raise", "crl"),
-    *("replace", "window", "window", "window", "shut", "record"),
+    *("replace", "window", "window", "window", "shut", "record", "block"),
 )
 
 _KEY: Final = ec.generate_private_key(ec.SECP256R1()).public_key()  # its text is what is kept
@@ -40,7 +41,7 @@ JOURNALLED: Final = {
     "issuers": "SELECT * FROM issuers ORDER BY id",
     "accounts": "SELECT * FROM accounts ORDER BY id",
     "certificates": "SELECT id, serial, issuer_id, account_id, profile, spki_sha256, not_before, not_after, tbs, signature,"
-    " recorded_at, issued_at, revoked_at, revocation_reason, revocation_sequence, replaced_by FROM certificates ORDER BY id",
+    " recorded_at, issued_at, revoked_at, revocation_reason, revocation_sequence, replaced_by, names_digest FROM certificates ORDER BY id",
     "names": "SELECT * FROM certificate_names ORDER BY certificate_id, name",
     "renewals": "SELECT * FROM renewal_overrides ORDER BY id",
     "blocked_keys": "SELECT * FROM blocked_keys ORDER BY spki_sha256",
@@ -146,6 +147,14 @@ async def _set_window(store: Store) -> None:
         await store.renewals.clear(override.id, actor="admin:test", at=NOW)
 
 
+async def _block(store: Store) -> None:
+    """A key by its digest alone, and then by its thumbprint too."""
+    number = next(_instances)
+    for thumbprint in ("", f"blocked-{number}"):
+        key = BlockedKey(number.to_bytes(32), thumbprint, blocked_at=NOW, why="it leaked")
+        await store.blocked_keys.block(key, actor="admin:test", at=NOW)
+
+
 async def _record(store: Store) -> None:
     made = stored.certificate(names=("unsigned.example.org",))
     await store.issuance.record(made, thumbprint=made.id, at=NOW)
@@ -173,4 +182,5 @@ _WITHOUT_AN_ACCOUNT: Final[Mapping[str, Callable[[Store], Awaitable[object]]]] =
     "crl": publish,
     "window": _set_window,
     "record": _record,
+    "block": _block,
 }

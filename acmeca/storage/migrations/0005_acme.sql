@@ -59,6 +59,9 @@ ALTER TABLE certificates ADD COLUMN names_digest BLOB; -- NULL for those of befo
 DROP INDEX certificates_by_account;
 CREATE INDEX certificates_by_account ON certificates (account_id, names_digest);
 
+-- An administrator's reason. `thumbprint` is empty while nothing but the digest of the key is known.
+ALTER TABLE blocked_keys ADD COLUMN why TEXT;
+
 -- How far each limit is used up (RFC 8555 §6.6). A row is bounded, and goes when its limit is whole again.
 CREATE TABLE limits (
     name TEXT PRIMARY KEY,                             -- which limit, and whose: policy/limits.py, `Taking.key`
