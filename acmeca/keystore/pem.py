@@ -40,18 +40,33 @@ class Credential:
 
 def load_key(path: Path) -> PrivateKey:
     """The private key in an unencrypted PEM file of mode 0600. Raises `KeystoreError`."""
-    return _parse_key(_read_private(path), path)
+    return _parse_key(read_private(path), path)
 
 
 def load_credential(path: Path) -> Credential:
     """A key followed by its certificates in one PEM file of mode 0600. Raises `KeystoreError`."""
-    data = _read_private(path)
+    data = read_private(path)
     key = _parse_key(data, path)
     try:
         certificates = x509.load_pem_x509_certificates(data)
     except ValueError as error:
         raise KeystoreError(f"{path} holds no certificate beside its key: {error}") from None
     return Credential(key, tuple(item.public_bytes(serialization.Encoding.DER) for item in certificates))
+
+
+def read_private(path: Path) -> bytes:
+    """What is in a secret file, when nobody else can read it. Raises `KeystoreError`."""
+    try:
+        with path.open("rb") as file:
+            complaint = complaint_about_mode(path, os.fstat(file.fileno()))  # of the file that is read, not of the name
+            data = b"" if complaint else file.read()
+    except FileNotFoundError:
+        raise KeystoreError(f"{path} is missing: bring it from another server of this CA, or from a backup") from None
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read: {error.strerror}") from None
+    if complaint is not None:
+        raise KeystoreError(complaint)
+    return data
 
 
 def write_key(path: Path, key: PrivateKey) -> None:
@@ -112,20 +127,6 @@ def complaint_about_mode(path: Path, status: os.stat_result | None = None) -> st
     if found.st_uid not in {os.geteuid(), 0}:
         return f"{path} belongs to another user, who can read and change it; run: chown {os.geteuid()} {path}"
     return None
-
-
-def _read_private(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            complaint = complaint_about_mode(path, os.fstat(file.fileno()))  # of the file that is read, not of the name
-            data = b"" if complaint else file.read()
-    except FileNotFoundError:
-        raise KeystoreError(f"{path} is missing: bring it from another server of this CA, or from a backup") from None
-    except OSError as error:
-        raise UnreadableError(f"{path} cannot be read: {error.strerror}") from None
-    if complaint is not None:
-        raise KeystoreError(complaint)
-    return data
 
 
 def _parse_key(data: bytes, path: Path) -> PrivateKey:

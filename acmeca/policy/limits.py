@@ -176,6 +176,6 @@ def detail(taking: Taking, free: datetime) -> str:
         Limit.NEW_ORDERS_PER_ACCOUNT: f"newOrder: this account may make {count} orders in {period}",
         Limit.CERTIFICATES_PER_NAME: f"{taking.identifier}: {count} certificates are issued for one name in {period}, renewals aside",
         Limit.FAILED_VALIDATIONS: f"{taking.identifier}: {count} validations of it may fail for this account in {period}",
-        Limit.GRANT_QUOTA: f"the grant that this account is bound to allows {count} certificates in {period}",
+        Limit.GRANT_QUOTA: f"the grant that this account is bound to allows {count} orders in {period}",
     }[taking.limit]
     return f"{what}; the next one at {format_time(free)}"

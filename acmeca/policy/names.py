@@ -5,7 +5,7 @@ Rule 2: a refusal names the rule and what would be allowed, so that the reader c
 """
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -48,9 +48,9 @@ class NamePolicy:
             return self._refusal_of_address(identifier.value)
         if identifier.is_wildcard and not self.wildcards:
             return "wildcard names are not issued for: policy.wildcards is false; order the names one by one"
-        if any(_matches(pattern, identifier.value) for pattern in self.allowed_names):
+        if matches_name(self.allowed_names, identifier.value):
             return None
-        return f"the name is not in policy.allowed_names, which allows {_shown(self.allowed_names)}"
+        return f"the name is not in policy.allowed_names, which allows {show_allowed(self.allowed_names)}"
 
     def refusals(self, identifiers: Sequence[Identifier]) -> tuple[Problem, ...]:
         """A problem for each identifier that is refused: every one is asked about, once (RULES §3)."""
@@ -60,23 +60,62 @@ class NamePolicy:
             if (reason := self.refusal(identifier)) is not None
         )
 
+    def refusal_of_pattern(self, pattern: str) -> str | None:
+        """Why not every name that a pattern allows is issued for, or None when each is."""
+        if matches_name(self.allowed_names, pattern):
+            return None
+        return f"it reaches beyond policy.allowed_names, which allows {show_allowed(self.allowed_names)}"
+
+    def refusal_of_network(self, network: Network) -> str | None:
+        """Why not every address of a network is issued for, or None when each is."""
+        if any(_contains(allowed, network) for allowed in self.allowed_networks):
+            return None
+        if not self.allowed_networks:
+            return "policy.allowed_networks is empty"
+        return f"it reaches beyond policy.allowed_networks, which allows {show_allowed(self.allowed_networks)}"
+
     def _refusal_of_address(self, value: str) -> str | None:
-        address = ipaddress.ip_address(value)
-        if any(address in network for network in self.allowed_networks if network.version == address.version):
+        if matches_address(self.allowed_networks, value):
             return None
         if not self.allowed_networks:
             return "IP addresses are not issued for: policy.allowed_networks is empty"
-        return (
-            "the address is not in policy.allowed_networks, which allows "
-            f"{_shown(tuple(str(network) for network in self.allowed_networks))}"
-        )
+        return f"the address is not in policy.allowed_networks, which allows {show_allowed(self.allowed_networks)}"
 
 
-def _matches(pattern: str, name: str) -> bool:
-    # Of a wildcard too: every name that `*.a.x` stands for ends as it does, with a label in the place of the asterisk.
-    return name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern
+def first_refusals(
+    asked: Iterable[Callable[[Sequence[Identifier]], tuple[Problem, ...]]], identifiers: Sequence[Identifier]
+) -> tuple[Problem, ...]:
+    """What several policies refuse, each asked about what none before it has: an identifier has one problem at the most."""
+    problems: list[Problem] = []
+    left = list(identifiers)
+    for refusals in asked:
+        problems += refusals(left)
+        told = {problem.identifier for problem in problems}
+        left = [identifier for identifier in left if identifier not in told]
+    return tuple(problems)
 
 
-def _shown(allowed: tuple[str, ...]) -> str:
-    listed = ", ".join(allowed[:_SHOWN])
+def matches_name(patterns: Iterable[str], name: str) -> bool:
+    """Whether one of the patterns allows a name, or every name that a wildcard stands for."""
+    # Every name that `*.a.x` stands for ends as it does, with a label in the place of the asterisk.
+    return any(name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern for pattern in patterns)
+
+
+def matches_address(networks: Iterable[Network], value: str) -> bool:
+    """Whether one of the networks holds an address, given as canonical text."""
+    address = ipaddress.ip_address(value)
+    return any(address in network for network in networks if network.version == address.version)
+
+
+def _contains(network: Network, other: Network) -> bool:
+    match network, other:
+        case (ipaddress.IPv4Network(), ipaddress.IPv4Network()) | (ipaddress.IPv6Network(), ipaddress.IPv6Network()):
+            return other.subnet_of(network)  # type: ignore[arg-type]  # both are of one version here
+        case _:
+            return False
+
+
+def show_allowed(allowed: Sequence[str | Network]) -> str:
+    """What an allow-list holds, for a refusal: the first few."""
+    listed = ", ".join(map(str, allowed[:_SHOWN]))
     return listed if len(allowed) <= _SHOWN else f"{listed} and {len(allowed) - _SHOWN} more"
