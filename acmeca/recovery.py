@@ -26,6 +26,7 @@ from acmeca.config import Config
 from acmeca.errors import AcmecaError, Conflict
 from acmeca.keystore import pem
 from acmeca.service.ambient import Ambient
+from acmeca.service.bindings import KEY_PATH as EAB_KEY
 from acmeca.service.own_certificates import LISTENER_FILE
 from acmeca.storage import placement
 from acmeca.storage.audit import fetch_heads
@@ -41,6 +42,7 @@ from acmeca.storage.backup import (
     write_backup,
 )
 from acmeca.storage.errors import StorageError
+from acmeca.storage.grants import Grants
 from acmeca.storage.issuers import Issuers
 from acmeca.storage.journal import Segment, segments
 from acmeca.storage.journals import Journals, gather
@@ -181,7 +183,7 @@ def prune_journal(config: Config, backup: Path, *, is_trial: bool, on_progress: 
 class Placed:
     """A restore that was done, or tried (`is_trial`).
 
-    `aside` is where the former database is; `missing_keys` are the files that issuers sign with and that are not there;
+    `aside` is where the former database is; `missing_keys` are the files that issuers and grants rest on and that are not there;
     `keys` are those that were put there, `kept_keys` those of the backup that differ from what is there, which stayed.
     """
 
@@ -348,14 +350,13 @@ def _put_keys(data_dir: Path, backup: Backup) -> tuple[tuple[str, ...], tuple[st
 
 
 async def _missing_keys(config: Config, path: Path) -> tuple[str, ...]:
-    """The keys that the issuers of a database refer to, and that are not there."""
+    """The keys that the issuers and grants of a database rest on, and that are not there."""
     with open_read_only(path) as database:
         stored = await Issuers(database, writer="").all()
-    return tuple(
-        item.key_reference
-        for item in stored
-        if item.key_reference is not None and not (config.server.data_dir / item.key_reference).exists()
-    )
+        grants = await Grants(database, writer="").active()
+    wanted = [item.key_reference for item in stored if item.key_reference is not None]
+    wanted += [EAB_KEY] if grants else []
+    return tuple(reference for reference in wanted if not (config.server.data_dir / reference).exists())
 
 
 async def _known_heads(config: Config) -> list[KnownHead]:

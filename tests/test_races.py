@@ -5,18 +5,22 @@ Rule 2: who was answered what is counted exactly. What the CA has in the end is 
 """
 
 import asyncio
+import shutil
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import aiohttp
 import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from acmeca.cli.connection import connected
+from acmeca.config import load_config
+from acmeca.service.bindings import KEY_PATH as EAB_KEY
 from tests.support.acme_client import AcmeClient, Answer, Provisioned
 from tests.support.http_peer import http_peer, tokens
 from tests.support.installations import Installation, make_installation, short_directory
@@ -26,6 +30,8 @@ from tests.support.replicas import make_replicas
 from tests.support.server import running_ca
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
+
+Administer: TypeAlias = Callable[[str, dict[str, object]], Awaitable[dict[str, Any]]]
 
 AT_ONCE: Final = 50
 ORDERS: Final = 30  # of one account in an hour
@@ -39,6 +45,7 @@ class Stage:
     directory_url: str
     tls: ssl.SSLContext
     provisioned: Provisioned
+    administer: Administer
     sessions: list[aiohttp.ClientSession] = field(default_factory=list)
 
     def session(self) -> aiohttp.ClientSession:
@@ -52,6 +59,13 @@ class Stage:
         """A client with a key of its own and no account yet."""
         return await AcmeClient.connect(self.session(), self.directory_url, provisioned=self.provisioned)
 
+    async def bound(self, grant: dict[str, Any], count: int) -> list[AcmeClient]:
+        """Clients with accounts of one grant, each with a key of its own."""
+        clients = [await self.client() for _ in range(count)]
+        for client in clients:
+            (await client.register(externalAccountBinding=client.binding(grant))).ok(201)
+        return clients
+
     async def copies(self, client: AcmeClient) -> list[AcmeClient]:
         """The same account on four sets of connections, again and again, each with its own nonces."""
         sessions = [self.session() for _ in range(4)]
@@ -64,11 +78,14 @@ class Stage:
 async def in_process(stack: AsyncExitStack, **sections: dict[str, object]) -> Stage:
     limits = {"new_orders_per_account": f"{ORDERS}/1h"}
     ca = await stack.enter_async_context(running_ca(limits=limits, **sections))
-    return Stage(ca.directory_url, ca.tls(check_time=False), ca.provisioned)
+    call = ca.opened.administration.call
+    return Stage(
+        ca.directory_url, ca.tls(check_time=False), ca.provisioned, lambda name, given: call(name, given, user="test")
+    )
 
 
 async def in_processes(
-    stack: AsyncExitStack, front: Installation, servers: Iterable[Installation], *options: str
+    stack: AsyncExitStack, front: Installation, servers: Sequence[Installation], *options: str
 ) -> Stage:
     provisioned: Provisioned = {}
     await stack.enter_async_context(http_peer(tokens(provisioned), port=front.http_port))
@@ -78,7 +95,16 @@ async def in_processes(
         process = await asyncio.to_thread(server.serve, *options, env=environment)
         stack.callback(process.close)
         roots = server.root_path.read_text()
-    return Stage(front.directory_url, ssl.create_default_context(cadata=roots), provisioned)
+
+    async def administer(operation: str, arguments: dict[str, object]) -> dict[str, Any]:
+        """At the first server. What it made there beside the database, an administrator carries to the others."""
+        async with connected(load_config(servers[0].config_path, {})) as connection:
+            result = await connection.call(operation, arguments)
+        for server in servers[1:]:
+            shutil.copy(servers[0].data_dir / EAB_KEY, server.data_dir / EAB_KEY)
+        return result
+
+    return Stage(front.directory_url, ssl.create_default_context(cadata=roots), provisioned, administer)
 
 
 async def open_stage(name: str, stack: AsyncExitStack) -> Stage:
@@ -122,6 +148,47 @@ async def test_new_account_with_one_key(stage: Stage) -> None:
     answers = await asyncio.gather(*(copy.new_account() for copy in copies))
     assert told(answers) == {"201": 1, "200": AT_ONCE - 1}
     assert len({answer.location for answer in answers}) == 1
+
+
+async def test_single_use(stage: Stage) -> None:
+    """RULES §2: "Single-use credentials are spent in the same transaction that inserts the account": of fifty keys one has it."""
+    grant = await stage.administer("eab_create", {"owner": "race", "single_use": True})
+    clients = [await stage.client() for _ in range(AT_ONCE)]
+    answers = await asyncio.gather(
+        *(client.new_account(externalAccountBinding=client.binding(grant)) for client in clients)
+    )
+    assert told(answers) == {"201": 1, "unauthorized": AT_ONCE - 1}
+    assert (await stage.administer("eab_show", {"kid": grant["kid"]}))["accounts"] == 1
+
+
+async def test_the_end_of_a_quota(stage: Stage) -> None:
+    """A grant's accounts make as many orders together as its quota has, whichever process each of them asks."""
+    grant = await stage.administer("eab_create", {"owner": "race", "quota": "20/hour"})
+    clients = await stage.bound(grant, 5)
+    answers = await asyncio.gather(
+        *(clients[number % 5].order_answer(f"quota-{number}.localhost") for number in range(AT_ONCE))
+    )
+    assert told(answers) == {"201": 20, "rateLimited": AT_ONCE - 20}
+
+
+async def test_a_grant_that_is_disabled(stage: Stage) -> None:
+    """From the answer on, its accounts are refused at every process; what was answered before is all that they have."""
+    grant = await stage.administer("eab_create", {"owner": "race", "names": ["*.localhost"], "preauthorized": True})
+    (client,) = await stage.bound(grant, 1)
+    orders = [await client.new_order(f"grant-{number}.localhost") for number in range(10)]
+    copies = await stage.copies(client)
+
+    async def disable() -> dict[str, Any]:
+        return await stage.administer("eab_disable", {"kid": grant["kid"]})
+
+    _, *answers = await asyncio.gather(
+        disable(), *(copy.finalize(orders[number % 10]) for number, copy in enumerate(copies))
+    )
+    counted = told(answers)
+    assert set(counted) <= {"200", "orderNotReady", "unauthorized"}
+    after = await asyncio.gather(*(copy.finalize(orders[number % 10]) for number, copy in enumerate(copies)))
+    assert told(after) == {"unauthorized": AT_ONCE}
+    assert (await stage.administer("eab_show", {"kid": grant["kid"]}))["certificates"] == counted["200"]
 
 
 async def test_key_change_to_one_key(stage: Stage) -> None:

@@ -42,7 +42,10 @@ class Account:
     terms_of_service: str | None = None
 
     def to_json(self, urls: Urls) -> dict[str, object]:
-        return {"status": self.status.value, "contact": list(self.contact), "orders": urls.account_orders(self.id)}
+        document: dict[str, object] = {"status": self.status.value, "contact": list(self.contact)}
+        if self.terms_of_service is not None:
+            document["termsOfServiceAgreed"] = True
+        return document | {"orders": urls.account_orders(self.id)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,10 +55,11 @@ class NewAccount:
 
 @dataclass(frozen=True, slots=True)
 class AccountUpdate:
-    """A POST to an account (§7.3.2, §7.3.6). `contact` is None when it shall stay as it is."""
+    """A POST to an account (§7.3.2, §7.3.3, §7.3.6). `contact` is None when it shall stay as it is."""
 
     contact: tuple[str, ...] | None
     deactivate: bool
+    terms_of_service_agreed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,11 @@ def parse_account_update(payload: bytes) -> AccountUpdate:
     may send the account back as it got it.
     """
     members = _parse_members(payload)
-    return AccountUpdate(contact=_parse_contacts(members), deactivate=members.get("status") == "deactivated")
+    return AccountUpdate(
+        contact=_parse_contacts(members),
+        deactivate=members.get("status") == "deactivated",
+        terms_of_service_agreed=members.get("termsOfServiceAgreed") is True,
+    )
 
 
 def parse_new_order(payload: bytes) -> NewOrder:

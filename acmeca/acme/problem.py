@@ -31,6 +31,7 @@ class ProblemType(StrEnum):
     COMPOUND = "compound"
     CONNECTION = "connection"
     DNS = "dns"
+    EXTERNAL_ACCOUNT_REQUIRED = "externalAccountRequired"
     INCORRECT_RESPONSE = "incorrectResponse"
     INVALID_CONTACT = "invalidContact"
     MALFORMED = "malformed"
@@ -42,6 +43,7 @@ class ProblemType(StrEnum):
     UNAUTHORIZED = "unauthorized"
     UNSUPPORTED_CONTACT = "unsupportedContact"
     UNSUPPORTED_IDENTIFIER = "unsupportedIdentifier"
+    USER_ACTION_REQUIRED = "userActionRequired"
 
     @property
     def urn(self) -> str:
@@ -59,6 +61,7 @@ _STATUS: Final[Mapping[ProblemType, int]] = MappingProxyType(
         ProblemType.REJECTED_IDENTIFIER: 403,
         ProblemType.SERVER_INTERNAL: 500,
         ProblemType.UNAUTHORIZED: 403,
+        ProblemType.USER_ACTION_REQUIRED: 403,  # §7.3.3: "an error response with status code 403 (Forbidden)"
     }
 )
 
@@ -67,7 +70,8 @@ class Problem(Exception):  # noqa: N818  (the field's word for it)
     """One problem document, raised where it is known and rendered in one place.
 
     `identifier` says which name a subproblem is about (§6.7.1); `algorithms` is the list that goes with
-    `badSignatureAlgorithm` (§6.2); `headers` are sent with the response (`Location` of a conflict, `Retry-After`).
+    `badSignatureAlgorithm` (§6.2); `instance` is the URL that a person should visit for `userActionRequired` (§7.3.3); `headers`
+    are sent with the response (`Location` of a conflict, `Retry-After`).
     Two problems are equal when they render to the same document.
     """
 
@@ -80,6 +84,7 @@ class Problem(Exception):  # noqa: N818  (the field's word for it)
         identifier: "Identifier | None" = None,
         subproblems: tuple["Problem", ...] = (),
         algorithms: tuple[str, ...] = (),
+        instance: str | None = None,
         headers: Mapping[str, str] = _NO_HEADERS,
     ) -> None:
         super().__init__(detail)
@@ -89,6 +94,7 @@ class Problem(Exception):  # noqa: N818  (the field's word for it)
         self.identifier = identifier
         self.subproblems = subproblems
         self.algorithms = algorithms
+        self.instance = instance
         self.headers = headers
 
     def to_json(self) -> dict[str, object]:
@@ -100,6 +106,8 @@ class Problem(Exception):  # noqa: N818  (the field's word for it)
             document["subproblems"] = [problem.to_json() for problem in self.subproblems]
         if self.algorithms:
             document["algorithms"] = list(self.algorithms)
+        if self.instance is not None:
+            document["instance"] = self.instance
         return document
 
     def __eq__(self, other: object) -> bool:

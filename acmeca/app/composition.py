@@ -27,14 +27,17 @@ from acmeca.policy.challenges import ChallengePolicy
 from acmeca.policy.keys import parse_weak_keys
 from acmeca.policy.lifetimes import Lifetimes
 from acmeca.policy.names import NamePolicy
+from acmeca.policy.terms import TermsOfService
 from acmeca.service.accounts import Accounts
 from acmeca.service.administration import Administration
 from acmeca.service.ambient import Ambient
 from acmeca.service.audit_heads import AuditHeads
 from acmeca.service.authorizations import Authorizations
+from acmeca.service.bindings import Bindings, MacKeys
 from acmeca.service.certificates import Certificates
 from acmeca.service.challenges import Challenges
 from acmeca.service.condition import Condition
+from acmeca.service.grants import GrantAdministration
 from acmeca.service.issuance import Issuance
 from acmeca.service.issuers import Hierarchy, HierarchyNames, Issuers, create_hierarchy, to_pem
 from acmeca.service.jobs import Jobs
@@ -56,6 +59,7 @@ from acmeca.storage.database import Database
 from acmeca.storage.issuers import StoredIssuer
 from acmeca.storage.store import Store
 from acmeca.storage.writers import Others
+from acmeca.urls import Paths
 from acmeca.validation.networks import Endpoint
 from acmeca.web.admin import Load
 from acmeca.web.front_page import CertificateCard, FrontPageModel, build_certificate_card
@@ -167,8 +171,19 @@ async def _compose(
     client = build_dns_client(config)
     caa = build_caa(config, client)
 
+    mac_keys = MacKeys(data_dir, entropy=ambient.entropy)
+    terms = TermsOfService(config.server.terms_of_service, config.server.terms_must_be_agreed_again)
     limits = Limits(store, rates=config.limits.rates, ambient=ambient, observer=metrics)
-    accounts = Accounts(store, urls=urls, limits=limits, ambient=ambient, weak_keys=weak_keys)
+    accounts = Accounts(
+        store,
+        bindings=Bindings(store, keys=mac_keys),
+        binding_required=config.policy.external_account_required,
+        terms=terms,
+        urls=urls,
+        limits=limits,
+        ambient=ambient,
+        weak_keys=weak_keys,
+    )
     status = Status(
         store,
         issuers=issuers,
@@ -201,6 +216,7 @@ async def _compose(
         authorizations=Authorizations(store, challenges=challenge_policy, lifetimes=lifetimes, ambient=ambient),
         names=names,
         challenges=challenge_policy,
+        terms=terms,
         limits=limits,
         ambient=ambient,
     )
@@ -260,6 +276,7 @@ async def _compose(
             store,
             certificates=certificates,
             windows=RenewalWindows(store, renewals=renewals, issuers=issuers, ambient=ambient),
+            grants=GrantAdministration(store, keys=mac_keys, names=names, urls=urls, ambient=ambient),
             limits=LimitAdministration(store, ambient=ambient),
             keys=KeyAdministration(store, issuers=issuers, certificates=certificates, status=status, ambient=ambient),
             issuers=issuers,
@@ -361,6 +378,19 @@ def config_sha256(config: Config) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
+def directory_meta(config: Config) -> dict[str, object]:
+    """What the directory says of this CA (RFC 8555 §7.1.1)."""
+    meta: dict[str, object] = {
+        "website": config.urls.base + Paths.FRONT_PAGE,
+        "externalAccountRequired": config.policy.external_account_required,
+    }
+    if config.server.terms_of_service is not None:
+        meta["termsOfService"] = config.server.terms_of_service
+    if config.policy.caa_identities:
+        meta["caaIdentities"] = list(config.policy.caa_identities)
+    return meta
+
+
 def front_page_model(opened: Opened) -> FrontPageModel:
     """What the front page says of this CA."""
     config, issuers, urls = opened.config, opened.services.issuers, opened.services.urls
@@ -390,4 +420,6 @@ def front_page_model(opened: Opened) -> FrontPageModel:
         allowed_names=config.policy.allowed_names,
         allowed_networks=tuple(str(network) for network in config.policy.allowed_networks),
         http_port=config.validation.http_port,
+        external_account_required=config.policy.external_account_required,
+        terms_of_service=config.server.terms_of_service,
     )

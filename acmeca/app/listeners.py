@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from aiohttp import web
 
 from acmeca import __version__, audit
-from acmeca.app.composition import Opened, config_sha256, front_page_model, opened, sign_if_possible
+from acmeca.app.composition import Opened, config_sha256, directory_meta, front_page_model, opened, sign_if_possible
 from acmeca.config import Config
 from acmeca.errors import AcmecaError
 from acmeca.storage.errors import FencedError
@@ -36,7 +36,7 @@ def build_acme_app(opened: Opened) -> web.Application:
     """The application of the ACME listener."""
     middleware = observing(opened.metrics, acme_middleware(opened.services))
     app = web.Application(middlewares=[middleware], client_max_size=MAX_BODY)
-    AcmeResources(opened.services, caa_identities=opened.config.policy.caa_identities).add_routes(app)
+    AcmeResources(opened.services, meta=directory_meta(opened.config)).add_routes(app)
     add_front_page(app, lambda: front_page_model(opened))
     add_problem_page(app)
     return app

@@ -62,7 +62,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountCreated(Event):
-    """newAccount made an account."""
+    """newAccount made an account, by the grant `grant_id` if there was a binding; its holder agreed to `terms_of_service`."""
 
     kind = "account.created"
     about = "account_id"
@@ -70,6 +70,8 @@ class AccountCreated(Event):
     account_id: str
     thumbprint: str
     contact: tuple[str, ...]
+    grant_id: str | None = None
+    terms_of_service: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,17 @@ class AccountUpdated(Event):
 
     account_id: str
     contact: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermsAgreed(Event):
+    """An account's holder agreed to the terms of service at this URL, after it had been made (RFC 8555 §7.3.3)."""
+
+    kind = "account.terms_agreed"
+    about = "account_id"
+
+    account_id: str
+    terms_of_service: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +165,18 @@ class AuthorizationValidated(Event):
     identifier: str
     challenge_type: str
     evidence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorizationGranted(Event):
+    """An authorization was valid from the beginning, without a challenge, by the grant `grant_id` of its account."""
+
+    kind = "authorization.granted"
+    about = "authorization_id"
+
+    authorization_id: str
+    identifier: str
+    grant_id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,8 +325,8 @@ class RevocationRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountRefused(Event):
-    """A key was refused: a new account's or an account's new one, because it is bad, blocked or certified, or one of an account that
-    is shut.
+    """A key was refused: a new account's or an account's new one, because it is bad, blocked or certified, or what it was sent with
+    does not do (a binding to an external account, agreement to the terms); or one of an account that is shut.
 
     `thumbprint` is the key's (RFC 7638).
     """
@@ -311,6 +336,52 @@ class AccountRefused(Event):
 
     thumbprint: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantCreated(Event):
+    """An administrator made a grant: what the accounts of an external account binding may have (RFC 8555 §7.3.4).
+
+    `names`, `networks` and `profiles` are what it lists, `lifetime_seconds` the longest life of a certificate, `quota` so many orders
+    in a time. `preauthorized` says that what it lists needs no validation.
+    """
+
+    kind = "grant.created"
+    about = "grant_id"
+
+    grant_id: str
+    owner: str
+    names: tuple[str, ...]
+    networks: tuple[str, ...]
+    profiles: tuple[str, ...]
+    lifetime_seconds: int | None
+    quota: str | None
+    single_use: bool
+    preauthorized: bool
+    expires_at: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantDisabled(Event):
+    """An administrator stopped a grant, and all its accounts with it."""
+
+    kind = "grant.disabled"
+    about = "grant_id"
+
+    grant_id: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantEnabled(Event):
+    """An administrator let a grant and its accounts go on, until `expires_at`."""
+
+    kind = "grant.enabled"
+    about = "grant_id"
+
+    grant_id: str
+    owner: str
+    expires_at: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

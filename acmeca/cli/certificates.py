@@ -1,6 +1,7 @@
 """Certificates: list, show, revoke."""
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +39,7 @@ _SERVER_PROFILE: Final = "server"
     metavar="DURATION",
     help="Ends within this time, like 30d or 12h. Valid ones, unless --status says otherwise.",
 )
+@click.option("--grant", metavar="KID", help="Issued to the accounts of this grant (acmeca eab list).")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000))
 @json_option
 @click.pass_obj
@@ -45,6 +47,7 @@ def list_certificates(
     config_path: Path | None,
     *,
     name: str | None,
+    grant: str | None,
     status: str | None,
     expires_within: int | None,
     limit: int,
@@ -55,7 +58,9 @@ def list_certificates(
     In a pipe, each is one line that begins with its serial.
     """
     result = run_operation(
-        config_path, "list", {"name": name, "status": status, "expires_within": expires_within, "limit": limit}
+        config_path,
+        "list",
+        {"name": name, "grant": grant, "status": status, "expires_within": expires_within, "limit": limit},
     )
     if as_json:
         print_json(result)
@@ -63,6 +68,13 @@ def list_certificates(
     if not result["certificates"]:
         print_line("No certificate fits.", stderr=True)
         return
+    print_certificates(result["certificates"])
+    if result["is_cut"]:
+        print_line(f"More than {limit} fit; narrow the search or raise --limit.", stderr=True)
+
+
+def print_certificates(certificates: Sequence[dict[str, Any]]) -> None:
+    """A table of certificates, as `list` answers them."""
     print_table(
         ("serial", "status", "expires", "days", "names"),
         [
@@ -73,11 +85,9 @@ def list_certificates(
                 _days_left(item),
                 _names(item),
             )
-            for item in result["certificates"]
+            for item in certificates
         ],
     )
-    if result["is_cut"]:
-        print_line(f"More than {limit} fit; narrow the search or raise --limit.", stderr=True)
 
 
 @click.command(
@@ -174,6 +184,7 @@ def _print_certificate(item: dict[str, Any], *, stderr: bool = False) -> None:
         "profile": item["profile"],
         "account": item["account"] or "none: the server's own",
         "contact": ", ".join(item["contact"]) or "-",
+        "grant": "-" if item["grant"] is None else f"{item['grant']} ({item['owner']})",
         "order": item["order"] or "-",
         "recorded": item["recorded_at"],
         "issued": item["issued_at"] or "never signed",

@@ -92,6 +92,7 @@ async def _examine_ca(config: Config, state: network.ServerState, now: datetime)
         ("last server", store.check_last_server(config, kept, is_running=state.is_locked)),
         ("issuer keys", keys.check_issuer_keys(config, kept, now)),
         ("audit key", keys.check_audit_key(config)),
+        ("external account bindings", keys.check_eab_key(config, kept)),
         ("own certificates", keys.check_own_certificates(config, kept, now, is_running=state.answers)),
         ("CRLs", keys.check_crls(config, kept, now, is_running=state.answers)),
         ("clock", network.check_clock(now)),

@@ -17,6 +17,7 @@ from acmeca.cli.backup import backup, restore_command
 from acmeca.cli.certificates import list_certificates, revoke, show
 from acmeca.cli.crls import crl
 from acmeca.cli.doctor import doctor
+from acmeca.cli.eab import eab
 from acmeca.cli.init import init
 from acmeca.cli.journal import journal
 from acmeca.cli.keys import keys
@@ -39,6 +40,7 @@ _INTERRUPTED = 128 + 2  # SIGINT
         "acmeca list --name '*.db.corp.internal'             find a certificate",
         "acmeca revoke SERIAL --reason keyCompromise         revoke one",
         "acmeca renewal set --name '*.corp.internal'         have certificates replaced early",
+        "acmeca eab create --owner team-a …                  let somebody make accounts",
         "acmeca backup FILE                                  keep what it knows elsewhere",
         "acmeca audit verify                                 was the audit touched?",
     ),
@@ -71,6 +73,7 @@ for _verb in (
     revoke,
     renewal,
     crl,
+    eab,
     backup,
     restore_command,
     journal,

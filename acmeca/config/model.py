@@ -31,6 +31,7 @@ from acmeca.config.values import (
     parse_limit,
     parse_listen_address,
     parse_network,
+    parse_page_url,
     parse_port,
     parse_resolver,
     parse_status_url,
@@ -127,6 +128,12 @@ def _each_once(types: tuple[ChallengeType, ...]) -> tuple[ChallengeType, ...]:
     return types
 
 
+def _has_terms(again: bool, info: ValidationInfo) -> bool:  # noqa: FBT001  (pydantic passes it)
+    if again and info.data.get("terms_of_service") is None:
+        raise ValueError("there are no terms to agree to: terms_of_service is not set")
+    return again
+
+
 Bool = Annotated[bool, BeforeValidator(parse_bool)]
 Port = Annotated[int, BeforeValidator(parse_port)]
 Address = Annotated[ListenAddress, BeforeValidator(parse_listen_address)]
@@ -165,6 +172,8 @@ class ServerSection(_Section):
     )
     admin_listen: Annotated[Address, AfterValidator(_own_port)] = ListenAddress("localhost", 9443)
     workers: Annotated[int, BeforeValidator(parse_workers)] = 1
+    terms_of_service: Annotated[str | None, BeforeValidator(parse_page_url)] = None
+    terms_must_be_agreed_again: Annotated[Bool, AfterValidator(_has_terms)] = False
     demo: Bool = False
 
     @property
@@ -193,6 +202,7 @@ class PolicySection(_Section):
     authorization_lifetime: Annotated[
         timedelta, BeforeValidator(zero_or(duration_between(timedelta(hours=1), timedelta(days=90))))
     ] = DEFAULT_CONTROL
+    external_account_required: Bool = False
     weak_key_lists: tuple[Annotated[Path, BeforeValidator(parse_file)], ...] = ()
     caa_identities: tuple[Zone, ...] = ()
     caa_zones: Annotated[tuple[Zone, ...], AfterValidator(_needs_identity)] = ()

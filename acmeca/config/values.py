@@ -32,6 +32,9 @@ _ZERO: Final = frozenset({"0s", "0m", "0h", "0d"})
 
 _ORIGIN: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)\Z", re.DOTALL)
 _AUTHORITY: Final = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?\Z")
+# RFC 3986 §3: scheme, host and the characters of path, query and fragment; others are percent-encoded.
+_PAGE_URL: Final = re.compile(r"https?://[A-Za-z0-9\[][A-Za-z0-9.:\[\]-]*(?:[/?#][A-Za-z0-9._~:/?#@!$&'()*+,;=%-]*)?\Z")
+_MAX_PAGE_URL: Final = 1000  # characters
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 _MAX_SOCKET_PATH: Final = 107  # bytes: sockaddr_un of Linux holds 108 with the NUL
@@ -185,6 +188,16 @@ def parse_status_url(value: object) -> str:
         other_scheme="status has to be on plain http: over https a client would first have to ask for the status of that "
         "connection's own certificate, in a circle (RFC 5280 §8). What is served there is signed",
     )
+
+
+def parse_page_url(value: object) -> str | None:
+    """The URL of a page for people, or `""` for none. It stands in a header field: what RFC 3986 does not have is refused."""
+    if value is None or value == "":
+        return None
+    text = parse_text(value)
+    if len(text) > _MAX_PAGE_URL or _PAGE_URL.match(text) is None:
+        raise ValueError('write the whole URL of a page, like "https://pki.corp.internal/terms/2026-11"')
+    return text
 
 
 def _parse_origin(scheme: str, value: object, *, other_scheme: str) -> str:

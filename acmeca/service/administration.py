@@ -21,6 +21,7 @@ from acmeca.service.arguments import cut as _cut
 from acmeca.service.arguments import number as _number
 from acmeca.service.arguments import text as _text
 from acmeca.service.certificates import Certificates
+from acmeca.service.grants import GrantAdministration
 from acmeca.service.issuers import ROOT_CRL_LIFETIME, Issuers, fingerprint, to_pem
 from acmeca.service.keys import KeyAdministration
 from acmeca.service.limit_administration import LimitAdministration
@@ -46,6 +47,7 @@ _REASON_NAMES: Final = {number: name for name, number in REASONS.items()}
 
 _DEFAULT_LISTED: Final = 100
 _MAX_LISTED: Final = 10_000
+_GRANT_SHOWN: Final = 20  # certificates; `acmeca list --grant` has all of them
 _MAX_NUMBER: Final = 2**63 - 1  # what the store's column holds
 
 
@@ -58,6 +60,7 @@ class Administration:
         *,
         certificates: Certificates,
         windows: RenewalWindows,
+        grants: GrantAdministration,
         limits: LimitAdministration,
         keys: KeyAdministration,
         issuers: Issuers,
@@ -69,10 +72,12 @@ class Administration:
         self._windows = windows
         self._issuers = issuers
         self._status = status
+        self._grants = grants
         self._ambient = ambient
         self._root_crls = RootCrls(store, issuers=issuers, status=status, ambient=ambient)
         self._operations: dict[str, Operation] = {
             **windows.operations,
+            **grants.operations,
             **limits.operations,
             **keys.operations,
             "list": self._list,
@@ -82,6 +87,7 @@ class Administration:
             "issuers": self._list_issuers,
             "root_crl_begin": self._begin_root_crl,
             "root_crl_publish": self._publish_root_crl,
+            "eab_show": self._show_grant,
         }
 
     async def call(self, operation: str, arguments: Json, *, user: str) -> Json:
@@ -105,6 +111,7 @@ class Administration:
         found = await self._certificates.search(
             Search(
                 name=None if name is None else parse_search_name(name),
+                grant_id=_text(arguments, "grant"),
                 status=status,
                 expires_before=None if expires_within is None else _later(now, expires_within),
                 limit=limit + 1,
@@ -129,6 +136,8 @@ class Administration:
         shown |= {
             "account": certificate.account_id,
             "contact": [] if account is None else list(account.contact),
+            "grant": None if account is None else account.grant_id,
+            "owner": None if account is None else await self._grants.owner(account),
             "order": certificate.order_id,
             "recorded_at": format_time(certificate.recorded_at),
             "issued_at": _time_or_none(certificate.issued_at),
@@ -245,6 +254,12 @@ class Administration:
             "entries": crl.entries,
         }
         return shown | ({"der": crl.der.hex()} if with_der else {})
+
+    async def _show_grant(self, arguments: Json, _: str) -> Json:
+        """A grant, its accounts, and what was issued to them, the newest first."""
+        shown = await self._grants.show(arguments)
+        issued = await self._certificates.search(Search(grant_id=str(shown["kid"]), limit=_GRANT_SHOWN))
+        return shown | {"issued": [_summary(certificate, self._ambient.now()) for certificate in issued]}
 
     async def _find(self, typed: str) -> Certificate:
         return await find_certificate(self._store, typed)

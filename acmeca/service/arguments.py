@@ -51,6 +51,14 @@ def texts(arguments: Json, name: str) -> list[str]:
     return value
 
 
+def flag(arguments: Json, name: str) -> bool:
+    """Whether it is given and true. Raises `AcmecaError`."""
+    value = arguments.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise AcmecaError(f"{name}: true or false is expected")
+    return value is True
+
+
 def cut(typed: str) -> str:
     """What was typed, as far as it fits into a line."""
     return typed if len(typed) <= _SHOWN else f"{typed[:_SHOWN]}…"

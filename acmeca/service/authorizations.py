@@ -5,7 +5,7 @@ only if its challenge type is still allowed (RULES §3). A wildcard's is no base
 of that again in the transaction that makes the order.
 Rule 2: a pending one is never taken. Two orders would hang on one challenge, and whoever fails or gives up the one ends the other;
 that is no good for hosts that share an account.
-Rule 3: what a grant gave is not taken either: the grant is asked anew for each order.
+Rule 3: what a grant gave is not taken either: the grant is asked anew for each order, and makes a new one valid.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from acmeca.acme.identifiers import Identifier
 from acmeca.acme.objects import Authorization, Challenge
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
 from acmeca.policy.challenges import ChallengePolicy
+from acmeca.policy.grants import Grant
 from acmeca.policy.lifetimes import Lifetimes
 from acmeca.service.ambient import Ambient
 from acmeca.storage.store import Store
@@ -53,17 +54,29 @@ class Authorizations:
         """Whether one that was not made for an order may be the ground of one: without that there is no pre-authorization (§7.4.1)."""
         return self._lifetimes.is_control_kept
 
-    async def for_order(self, account_id: str, identifiers: Sequence[Identifier], *, now: datetime) -> Basis:
-        """What an order for these identifiers rests on if it is made now: what the account holds, and the rest anew."""
-        held = await self._held(account_id, identifiers, now=now) if self.count_beforehand else {}
-        return self._basis(account_id, identifiers, held, now=now)
+    async def for_order(
+        self, account_id: str, identifiers: Sequence[Identifier], *, grant: Grant | None, now: datetime
+    ) -> Basis:
+        """What an order for these identifiers rests on if it is made now: what the account holds, and the rest anew.
 
-    def anew(self, account_id: str, identifiers: Sequence[Identifier], *, now: datetime) -> Basis:
+        `grant` is the one that the account is bound to.
+        """
+        wanted = [item for item in identifiers if not _is_granted(grant, item, now)]
+        held = await self._held(account_id, wanted, now=now) if self.count_beforehand and wanted else {}
+        return self._basis(account_id, identifiers, held, grant=grant, now=now)
+
+    def anew(self, account_id: str, identifiers: Sequence[Identifier], *, grant: Grant | None, now: datetime) -> Basis:
         """The same with new authorizations only."""
-        return self._basis(account_id, identifiers, {}, now=now)
+        return self._basis(account_id, identifiers, {}, grant=grant, now=now)
 
-    def new(self, account_id: str, identifier: Identifier, *, now: datetime) -> Authorization:
-        """A pending authorization with the challenges that are offered for the identifier (§7.1.4)."""
+    def new(self, account_id: str, identifier: Identifier, *, grant: Grant | None, now: datetime) -> Authorization:
+        """A pending authorization with the challenges that are offered for the identifier (§7.1.4), or a valid one by the grant.
+
+        §7.1.4 has a valid authorization show "the challenge that was validated", and clients read its token: so one by a grant shows
+        one, of a type that would have been offered.
+        """
+        if grant is not None and _is_granted(grant, identifier, now):
+            return self._granted(account_id, identifier, grant, now)
         return Authorization(
             id=self._ambient.new_id(),
             account_id=account_id,
@@ -79,19 +92,41 @@ class Authorizations:
             ),
         )
 
+    def _granted(self, account_id: str, identifier: Identifier, grant: Grant, now: datetime) -> Authorization:
+        challenge = Challenge(
+            type=self._challenges.offered(identifier)[0],
+            token=new_token(self._ambient.entropy(_TOKEN_BYTES)),
+            status=ChallengeStatus.VALID,
+            validated_at=now,
+        )
+        return Authorization(
+            id=self._ambient.new_id(),
+            account_id=account_id,
+            identifier=identifier.base,
+            wildcard=identifier.is_wildcard,
+            status=AuthorizationStatus.VALID,
+            expires_at=now + self._lifetimes.order,
+            challenges=(challenge,),
+            grant_id=grant.id,
+        )
+
     def _basis(
         self,
         account_id: str,
         identifiers: Sequence[Identifier],
         held: dict[Identifier, Authorization],
         *,
+        grant: Grant | None,
         now: datetime,
     ) -> Basis:
-        new = {item: self.new(account_id, item, now=now) for item in identifiers if item not in held}
+        new = {item: self.new(account_id, item, grant=grant, now=now) for item in identifiers if item not in held}
+        expires_at = self._lifetimes.expiry_of_order(held.values(), at=now)
+        if grant is not None and grant.expires_at is not None:  # what it promises ends with the grant
+            expires_at = min(expires_at, grant.expires_at)
         return Basis(
             authorizations=tuple(held.get(item) or new[item] for item in identifiers),
             new=tuple(new.values()),
-            expires_at=self._lifetimes.expiry_of_order(held.values(), at=now),
+            expires_at=expires_at,
         )
 
     async def _held(
@@ -109,3 +144,7 @@ class Authorizations:
             and self._lifetimes.counts_until(item) >= least
         ]
         return {item.ordered: item for item in sorted(usable, key=self._lifetimes.counts_until)}
+
+
+def _is_granted(grant: Grant | None, identifier: Identifier, now: datetime) -> bool:
+    return grant is not None and grant.authorizes(identifier, now)

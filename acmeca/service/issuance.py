@@ -26,8 +26,9 @@ from acmeca.pki.issuance import Prepared, prepare, random_serial, restore, sign
 from acmeca.pki.signing import PublicKey, split_signed
 from acmeca.pki.template import Template
 from acmeca.policy.csr import accept_csr
+from acmeca.policy.grants import Grant
 from acmeca.policy.limits import Taking
-from acmeca.policy.names import NamePolicy
+from acmeca.policy.names import NamePolicy, first_refusals
 from acmeca.policy.profiles import SERVER, server_template
 from acmeca.service.ambient import Ambient
 from acmeca.service.caa import Caa, Shown
@@ -125,7 +126,8 @@ class Issuance:
         request = accept_csr(csr_der, order.identifiers, weak_keys=self._weak_keys)
         if any(request.spki_der == stored.issuer.spki_der for stored in self._issuers.all):
             raise Problem(ProblemType.BAD_CSR, "the key in the CSR is an issuer's; make a new key for the certificate")
-        refusals = self._names.refusals(order.identifiers)
+        grant = None if account.grant_id is None else await self._store.grants.of_account(account.id)
+        refusals = self._refusals(order.identifiers, grant)
         if refusals:
             raise join_problems(refusals, detail="policy changed since the order was made; see subproblems")
         refusals = await self._caa.problems(account.id, await self._shown(account, order))
@@ -252,8 +254,13 @@ class Issuance:
         )
         if obstacle is not None:
             return Problem(ProblemType.UNAUTHORIZED, obstacle)
-        refusals = self._names.refusals(certificate.identifiers)
+        grant = None if certificate.account_id is None else await self._store.grants.of_account(certificate.account_id)
+        refusals = self._refusals(certificate.identifiers, grant)
         return join_problems(refusals, detail="policy changed meanwhile; see subproblems") if refusals else None
+
+    def _refusals(self, identifiers: Sequence[Identifier], grant: Grant | None) -> tuple[Problem, ...]:
+        """Rule 3: what the configuration and the account's grant, if it has one, do not allow."""
+        return first_refusals([self._names.refusals, *([] if grant is None else [grant.refusals])], identifiers)
 
     def _prepare(self, signer: SigningIssuer, template: Template, subject: _Subject) -> Prepared:
         dns_names, ip_addresses = _by_type(subject.names)

@@ -12,7 +12,10 @@ from acmeca.acme.payloads import NewOrder
 from acmeca.acme.problem import Problem, ProblemType, join_problems
 from acmeca.acme.states import AuthorizationStatus, OrderStatus
 from acmeca.policy.challenges import ChallengePolicy
-from acmeca.policy.names import NamePolicy
+from acmeca.policy.grants import Grant
+from acmeca.policy.limits import Taking
+from acmeca.policy.names import NamePolicy, first_refusals
+from acmeca.policy.terms import TermsOfService
 from acmeca.service.ambient import Ambient
 from acmeca.service.authorizations import Authorizations, Basis
 from acmeca.service.issuance import Issuance
@@ -38,6 +41,7 @@ class Orders:
         authorizations: Authorizations,
         names: NamePolicy,
         challenges: ChallengePolicy,
+        terms: TermsOfService,
         limits: Limits,
         ambient: Ambient,
     ) -> None:
@@ -47,6 +51,7 @@ class Orders:
         self._authorizations = authorizations
         self._names = names
         self._challenges = challenges
+        self._terms = terms
         self._limits = limits
         self._ambient = ambient
 
@@ -63,21 +68,29 @@ class Orders:
                 ProblemType.MALFORMED,
                 "notBefore and notAfter are not supported: leave them out, this server sets the validity itself",
             )
-        await self._require_issuable(account, request.identifiers, now)
+        grant = await self._require_issuable(account, request.identifiers, now)
         predecessor = await self._renewals.predecessor(account, request)
         replaces = None if predecessor is None else str(predecessor)
-        basis = await self._authorizations.for_order(account.id, request.identifiers, now=now)
+        basis = await self._authorizations.for_order(account.id, request.identifiers, grant=grant, now=now)
+        takings = () if grant is None else grant.takings
         try:
-            return await self._create(account, request, basis, replaces=replaces, now=now)
+            return await self._create(account, request, basis, takings=takings, replaces=replaces, now=now)
         except StaleError:  # what the account held was given up meanwhile, or the account was
-            basis = self._authorizations.anew(account.id, request.identifiers, now=now)
+            basis = self._authorizations.anew(account.id, request.identifiers, grant=grant, now=now)
         try:
-            return await self._create(account, request, basis, replaces=replaces, now=now)
+            return await self._create(account, request, basis, takings=takings, replaces=replaces, now=now)
         except StaleError:
             raise _deactivated() from None
 
     async def _create(
-        self, account: Account, request: NewOrder, basis: Basis, *, replaces: str | None, now: datetime
+        self,
+        account: Account,
+        request: NewOrder,
+        basis: Basis,
+        *,
+        takings: Sequence[Taking],
+        replaces: str | None,
+        now: datetime,
     ) -> Order:
         order = Order(
             id=self._ambient.new_id(),
@@ -91,12 +104,9 @@ class Orders:
             replaces=replaces,
         )
         unproven = [item.identifier for item in basis.authorizations if item.status is AuthorizationStatus.PENDING]
+        limits = self._limits.of_new_order(account.id, identifiers=request.identifiers, unproven=unproven)
         try:
-            await self._store.orders.create(
-                order,
-                basis.new,
-                takings=self._limits.of_new_order(account.id, identifiers=request.identifiers, unproven=unproven),
-            )
+            await self._store.orders.create(order, basis.new, takings=(*takings, *limits))
         except LimitReachedError as error:
             raise await self._limits.refusal(error, actor=audit.account_actor(account.id)) from None
         except AlreadyReplacedError:
@@ -104,15 +114,15 @@ class Orders:
         return order
 
     async def pre_authorize(self, account: Account, identifier: Identifier) -> Authorization:
-        """§7.4.1: a pending authorization for an identifier without an order; or a refusal."""
+        """§7.4.1: an authorization for an identifier without an order; or a refusal."""
         now = self._ambient.now()
         if identifier.is_wildcard:
             raise Problem(
                 ProblemType.MALFORMED,
                 f"{identifier}: a wildcard cannot be authorized before it is ordered (RFC 8555 §7.4.1); send newOrder for it",
             )
-        await self._require_issuable(account, (identifier,), now)
-        authorization = self._authorizations.new(account.id, identifier, now=now)
+        grant = await self._require_issuable(account, (identifier,), now)
+        authorization = self._authorizations.new(account.id, identifier, grant=grant, now=now)
         try:
             await self._store.authorizations.create(
                 authorization, takings=self._limits.of_new_order(account.id, unproven=(identifier,)), at=now
@@ -160,12 +170,22 @@ class Orders:
         """Close the orders that nobody finished in time; returns how many."""
         return await self._store.orders.expire(at=self._ambient.now())
 
-    async def _require_issuable(self, account: Account, identifiers: Sequence[Identifier], now: datetime) -> None:
-        """§7.4: a refusal names every identifier at fault, and stands in the audit."""
-        refusals = self._refusals(identifiers)
+    async def _require_issuable(
+        self, account: Account, identifiers: Sequence[Identifier], now: datetime
+    ) -> Grant | None:
+        """§7.4: a refusal names every identifier at fault, and stands in the audit. Returns the grant that the account is bound to.
+
+        That the grant has not ended was asked with the account, and is again in the transaction that writes.
+        """
+        agreement = self._terms.refusal(account)
+        if agreement is not None:
+            raise agreement
+        grant = None if account.grant_id is None else await self._store.grants.of_account(account.id)
+        refusals = self._refusals(identifiers, grant)
         if refusals:
             await self._record_refusal(account, refusals, now)
             raise join_problems(refusals, detail=f"{len(refusals)} of the names are not issued for; see subproblems")
+        return grant
 
     async def _record_refusal(self, account: Account, refusals: Sequence[Problem], now: datetime) -> None:
         """What was refused counts as an order: each stands in the audit."""
@@ -179,16 +199,15 @@ class Orders:
         except LimitReachedError as error:
             raise await self._limits.refusal(error, actor=audit.account_actor(account.id)) from None
 
-    def _refusals(self, identifiers: Sequence[Identifier]) -> tuple[Problem, ...]:
-        """A problem for each identifier at fault: it is not issued for, or no challenge is offered for it."""
-        not_issued_for = self._names.refusals(identifiers)
-        told = {problem.identifier for problem in not_issued_for}
-        left = [identifier for identifier in identifiers if identifier not in told]
-        return not_issued_for + self._challenges.refusals(left)
+    def _refusals(self, identifiers: Sequence[Identifier], grant: Grant | None) -> tuple[Problem, ...]:
+        """A problem for each identifier at fault: it is not issued for, or not to this account, or no challenge is offered for it."""
+        asked = [self._names.refusals, *([] if grant is None else [grant.refusals]), self._challenges.refusals]
+        return first_refusals(asked, identifiers)
 
 
 def _deactivated() -> Problem:
-    return Problem(ProblemType.UNAUTHORIZED, "the account was deactivated meanwhile", status=401)
+    detail = "the account was deactivated, or its grant ended, meanwhile"
+    return Problem(ProblemType.UNAUTHORIZED, detail, status=401)
 
 
 def _not_ready(order: Order) -> Problem:

@@ -11,7 +11,6 @@ from acmeca.acme import jws
 from acmeca.acme.jwk import PublicKey
 from acmeca.acme.objects import Account
 from acmeca.acme.problem import Problem, ProblemType
-from acmeca.acme.states import AccountStatus
 from acmeca.service.accounts import Accounts
 from acmeca.urls import Urls
 
@@ -88,15 +87,10 @@ class Requests:
             )
         verified = jws.verify(request, known.key)
         await self._redeem(request)
-        if known.account.status is not AccountStatus.VALID:
-            # §7.3.6: "the server MUST reject requests … authorized by that account's key … with … unauthorized"
-            detail = f"the account is {known.account.status.value} and can do nothing any more"
-            await self._accounts.note_refused(known.account, detail)
-            raise Problem(ProblemType.UNAUTHORIZED, detail, status=401)
-        if known.is_blocked:
-            detail = "the account's key was reported as compromised"
-            await self._accounts.note_refused(known.account, detail)
-            raise Problem(ProblemType.UNAUTHORIZED, detail)
+        refusal = known.refusal
+        if refusal is not None:
+            await self._accounts.note_refused(known.account, refusal.detail)
+            raise refusal
         return AccountRequest(known.account, verified.payload)
 
     async def _key_request(self, request: jws.UnverifiedRequest, key: PublicKey) -> KeyRequest:

@@ -8,19 +8,40 @@ same transaction. Nothing remembers the old one: it may make an account of its o
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from acmeca import audit
 from acmeca.acme.jwk import PublicKey
 from acmeca.acme.objects import Account
 from acmeca.acme.states import ACCOUNT_MOVES, AccountStatus, require_move
+from acmeca.policy.grants import GrantStatus, describe_end
 from acmeca.policy.limits import Taking
 from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Entry, Reader, Row, Transaction
 from acmeca.storage.errors import KeyRefusedError, KeyTakenError, StaleError
+from acmeca.storage.grants import require_unused
 from acmeca.storage.keys import is_blocked
 from acmeca.storage.limits import take
 from acmeca.storage.times import from_seconds, to_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An account, and what besides its own status may keep it from acting: its key was blocked, or its grant has ended."""
+
+    account: Account
+    is_blocked: bool
+    grant_status: GrantStatus | None  # None: there is no grant of this id, or the account has none
+    grant_expires_at: datetime | None
+
+    def grant_obstacle(self, now: datetime) -> str | None:
+        """Why its grant is of no use now, or None when it is, or it has none."""
+        if self.account.grant_id is None:
+            return None
+        if self.grant_status is None:
+            return "it was lost with a database; register with another one"
+        return describe_end(self.grant_status, self.grant_expires_at, now)
 
 
 class Accounts:
@@ -33,14 +54,22 @@ class Accounts:
     async def by_id(self, account_id: str) -> Account | None:
         return await _by_id(self._database, account_id)
 
-    async def with_block(self, account_id: str) -> tuple[Account, bool] | None:
-        """The account of this id, and whether its key was blocked."""
+    async def standing(self, account_id: str) -> Standing | None:
+        """The account of this id, of whatever status."""
         row = await self._database.fetch_one(
-            f"SELECT {_COLUMNS}, EXISTS (SELECT 1 FROM blocked_keys b WHERE b.thumbprint = accounts.thumbprint) AS is_blocked"
-            " FROM accounts WHERE id = $1",
+            f"SELECT {_COLUMNS}, EXISTS (SELECT 1 FROM blocked_keys b WHERE b.thumbprint = a.thumbprint) AS is_blocked,"
+            " g.status AS grant_status, g.expires_at AS grant_expires_at"
+            " FROM accounts a LEFT JOIN grants g ON g.id = a.grant_id WHERE a.id = $1",
             account_id,
         )
-        return None if row is None else (_account(row), bool(row["is_blocked"]))
+        if row is None:
+            return None
+        return Standing(
+            _account(row),
+            bool(row["is_blocked"]),
+            None if row["grant_status"] is None else GrantStatus(row["grant_status"]),
+            from_seconds(row["grant_expires_at"]),
+        )
 
     async def jwks(self) -> list[str]:
         """The keys of all accounts. Takes as long as there are many."""
@@ -53,8 +82,9 @@ class Accounts:
         """Store a new account, or return the one that has its key already (§7.3.1), whoever came first.
 
         A key that was certified raises `KeyRefusedError`: certificate keys and account keys are never the same (RFC 8555
-        §11.1); so does one that was blocked. `spki_sha256` is the digest of its SubjectPublicKeyInfo, as certificates are kept by. `takings` are the limits that a
-        new account uses; `LimitReachedError` when one has no room.
+        §11.1); so does one that was blocked. `spki_sha256` is the digest of its SubjectPublicKeyInfo, as certificates are kept by. An
+        account of a grant by which none can be made any more raises `GrantRefusedError`: of all that come for one single use, one is
+        made. `takings` are the limits that a new account uses; `LimitReachedError` when one has no room.
         """
 
         async def body(tx: Transaction) -> Account:
@@ -63,6 +93,8 @@ class Accounts:
                 return existing
             await _require_not_certified(tx, spki_sha256)
             await _require_not_blocked(tx, account.thumbprint, spki_sha256)
+            if account.grant_id is not None:
+                await require_unused(tx, account.grant_id, at=account.created_at)
             await take(tx, takings, at=account.created_at)
             await insert_account(tx, account)
             event = audit.AccountCreated(
@@ -70,6 +102,8 @@ class Accounts:
                 account_id=account.id,
                 thumbprint=account.thumbprint,
                 contact=account.contact,
+                grant_id=account.grant_id,
+                terms_of_service=account.terms_of_service,
             )
             await append(tx, writer=self._writer, at=account.created_at, event=event)
             return account
@@ -137,6 +171,26 @@ class Accounts:
 
         return await self._database.write(body)
 
+    async def agree(self, account_id: str, terms_of_service: str, *, at: datetime) -> Account:
+        """Keep what a valid account's holder agreed to (§7.3.3); `StaleError` when it is valid no longer."""
+
+        async def body(tx: Transaction) -> Account:
+            changed = await tx.execute(
+                "UPDATE accounts SET terms_of_service = $1 WHERE id = $2 AND status = 'valid'",
+                terms_of_service,
+                account_id,
+            )
+            if changed != 1:
+                raise StaleError(f"account {account_id} is not valid")
+            tx.journal(Entry("account.terms", {"id": account_id, "terms_of_service": terms_of_service}))
+            event = audit.TermsAgreed(
+                actor=audit.account_actor(account_id), account_id=account_id, terms_of_service=terms_of_service
+            )
+            await append(tx, writer=self._writer, at=at, event=event)
+            return await _existing(tx, account_id)
+
+        return await self._database.write(body)
+
     async def deactivate(self, account_id: str, *, at: datetime) -> Account:
         """End an account for good (§7.3.6); `StaleError` when it is valid no longer.
 
@@ -155,7 +209,7 @@ class Accounts:
         return await self._database.write(body)
 
 
-_COLUMNS = "id, thumbprint, jwk, status, contact, created_at, grant_id, terms_of_service"
+_COLUMNS = "a.id, a.thumbprint, a.jwk, a.status, a.contact, a.created_at, a.grant_id, a.terms_of_service"
 
 
 async def insert_account(tx: Transaction, account: Account) -> None:
@@ -184,6 +238,11 @@ async def insert_account(tx: Transaction, account: Account) -> None:
             },
         )
     )
+    # Entries of their own: what a kind consists of never changes, so that older journals can be replayed.
+    if account.grant_id is not None:
+        tx.journal(Entry("account.grant", {"id": account.id, "grant_id": account.grant_id}))
+    if account.terms_of_service is not None:
+        tx.journal(Entry("account.terms", {"id": account.id, "terms_of_service": account.terms_of_service}))
 
 
 async def _require_not_blocked(tx: Transaction, thumbprint: str, spki_sha256: bytes) -> None:
@@ -217,12 +276,12 @@ async def _require_not_certified(tx: Transaction, spki_sha256: bytes) -> None:
 
 
 async def _by_id(reader: Reader, account_id: str) -> Account | None:
-    row = await reader.fetch_one(f"SELECT {_COLUMNS} FROM accounts WHERE id = $1", account_id)
+    row = await reader.fetch_one(f"SELECT {_COLUMNS} FROM accounts a WHERE a.id = $1", account_id)
     return None if row is None else _account(row)
 
 
 async def _by_thumbprint(reader: Reader, thumbprint: str) -> Account | None:
-    row = await reader.fetch_one(f"SELECT {_COLUMNS} FROM accounts WHERE thumbprint = $1", thumbprint)
+    row = await reader.fetch_one(f"SELECT {_COLUMNS} FROM accounts a WHERE a.thumbprint = $1", thumbprint)
     return None if row is None else _account(row)
 
 

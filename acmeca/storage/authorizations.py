@@ -10,12 +10,15 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 
+from acmeca import audit
 from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.objects import Authorization, Challenge, ChallengeType, format_time
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
 from acmeca.policy.limits import Taking
+from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Row, Transaction
 from acmeca.storage.errors import StaleError
+from acmeca.storage.grants import has_ended
 from acmeca.storage.limits import take
 from acmeca.storage.times import from_seconds, to_seconds
 
@@ -26,21 +29,26 @@ COLUMNS = "a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard
 class Authorizations:
     """The table `authorizations`, as far as no order is concerned."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, writer: str) -> None:
         self._database = database
+        self._writer = writer
 
     async def create(self, authorization: Authorization, *, at: datetime, takings: Sequence[Taking] = ()) -> None:
-        """Store a new authorization of its own (§7.4.1); `StaleError` when the account is valid no longer.
+        """Store a new authorization of its own (§7.4.1); `StaleError` when the account is valid no longer, or its grant has ended.
 
         `takings` are the limits that it uses; `LimitReachedError` when one has no room.
         """
 
         async def body(tx: Transaction) -> None:
             await take(tx, takings, at=at)
-            owner = authorization.account_id
-            if await tx.fetch_one("SELECT 1 FROM accounts WHERE id = $1 AND status = 'valid'", owner) is None:
-                raise StaleError(f"account {owner} is not valid")
-            await insert_authorization(tx, authorization)
+            owner = await tx.fetch_one(
+                f"SELECT 1 FROM accounts WHERE id = $1 AND status = 'valid' AND NOT {has_ended('accounts.grant_id', '$2')}",
+                authorization.account_id,
+                to_seconds(at),
+            )
+            if owner is None:
+                raise StaleError(f"account {authorization.account_id} is not valid")
+            await insert_authorization(tx, authorization, writer=self._writer, at=at)
 
         await self._database.write(body)
 
@@ -58,8 +66,8 @@ class Authorizations:
         return [load_authorization(row) for row in rows]
 
 
-async def insert_authorization(tx: Transaction, authorization: Authorization) -> None:
-    """Store one of an account that is known to be valid in this transaction."""
+async def insert_authorization(tx: Transaction, authorization: Authorization, *, writer: str, at: datetime) -> None:
+    """Store one of an account that is known to be valid in this transaction. That it is valid by a grant stands in the audit."""
     await tx.execute(
         "INSERT INTO authorizations (id, account_id, identifier_type, identifier_value, wildcard, status, challenges, expires_at,"
         " grant_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -73,6 +81,14 @@ async def insert_authorization(tx: Transaction, authorization: Authorization) ->
         to_seconds(authorization.expires_at),
         authorization.grant_id,
     )
+    if authorization.grant_id is not None:
+        event = audit.AuthorizationGranted(
+            actor=audit.account_actor(authorization.account_id),
+            authorization_id=authorization.id,
+            identifier=str(authorization.ordered),
+            grant_id=authorization.grant_id,
+        )
+        await append(tx, writer=writer, at=at, event=event)
 
 
 async def link_valid(

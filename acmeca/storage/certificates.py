@@ -113,9 +113,13 @@ class Revocation:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What `list` filters by; None means anything. `name` is exact, or `*.suffix` for everything below a suffix."""
+    """What `list` filters by; None means anything. `name` is exact, or `*.suffix` for everything below a suffix.
+
+    `grant_id` is for what the accounts of a grant have.
+    """
 
     name: str | None = None
+    grant_id: str | None = None
     status: CertificateStatus | None = None
     expires_before: datetime | None = None
     limit: int = 100
@@ -300,6 +304,8 @@ def _conditions(search: Search, now: datetime) -> tuple[str, list[Value]]:
         )
     elif search.name is not None:
         conditions.append(f"c.id IN (SELECT certificate_id FROM certificate_names WHERE name = {value(search.name)})")
+    if search.grant_id is not None:
+        conditions.append(f"c.account_id IN (SELECT id FROM accounts WHERE grant_id = {value(search.grant_id)})")
     if search.status is CertificateStatus.REVOKED:
         conditions.append("c.revoked_at IS NOT NULL")
     elif search.status is CertificateStatus.UNSIGNED:

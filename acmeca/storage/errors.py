@@ -43,6 +43,10 @@ class KeyRefusedError(StorageError):
     """A key that must not be certified or have an account: it is in use as the other, or it was blocked. The text says which."""
 
 
+class GrantRefusedError(StorageError):
+    """A grant by which no account can be made. The text says why not, to the client."""
+
+
 class KeyTakenError(StorageError):
     """A key that an account has, of whatever status. `account_id` says which."""
 

@@ -18,6 +18,7 @@ from acmeca.storage.audit import append
 from acmeca.storage.certificates import COLUMNS, Certificate, names_digest, read_certificate, reverse_labels
 from acmeca.storage.database import Database, Entry, Transaction
 from acmeca.storage.errors import KeyRefusedError, StaleError
+from acmeca.storage.grants import has_ended
 from acmeca.storage.limits import take, without_renewals
 from acmeca.storage.orders import close_order
 from acmeca.storage.replacements import complete_replacing
@@ -37,8 +38,8 @@ class Issuance:
     ) -> None:
         """Write down what is about to be signed and claim its order (ready → processing), in one transaction.
 
-        The claim looks once more at everything the issuance rests on: the account is valid, the order ready and
-        unexpired, each of its authorizations valid and unexpired; `StaleError` otherwise. `thumbprint` is the RFC 7638
+        The claim looks once more at everything the issuance rests on: the account is valid and its grant not over, the order
+        ready and unexpired, each of its authorizations valid and unexpired; `StaleError` otherwise. `thumbprint` is the RFC 7638
         digest of the key to be certified: an account's key or a blocked one raises `KeyRefusedError` (RFC 8555 §11.1).
         `takings` are the limits that it uses, unless it is a renewal; `LimitReachedError` when one has no room.
         """
@@ -139,13 +140,14 @@ class Issuance:
         """What forbids the signature of a recorded certificate now, though it was allowed when it was recorded; or None.
 
         Everything that `record` asked, asked again: the certified key and the account's key are not blocked, the account
-        and each authorization of the order are valid, the certificate was not revoked meanwhile.
+        and each authorization of the order are valid, the account's grant is not over, the certificate was not revoked meanwhile.
         """
         row = await self._database.fetch_one(
             "SELECT c.revoked_at IS NOT NULL AS is_revoked,"
             " EXISTS (SELECT 1 FROM blocked_keys b WHERE b.spki_sha256 = c.spki_sha256 OR b.thumbprint = $2) AS is_key_blocked,"
             " EXISTS (SELECT 1 FROM accounts a WHERE a.id = c.account_id AND (a.status <> 'valid'"
             " OR a.thumbprint IN (SELECT thumbprint FROM blocked_keys))) AS is_account_shut,"
+            f" EXISTS (SELECT 1 FROM accounts a WHERE a.id = c.account_id AND {has_ended('a.grant_id', '$3')}) AS has_grant_ended,"
             " EXISTS (SELECT 1 FROM order_authorizations oa JOIN authorizations a ON a.id = oa.authorization_id"
             " WHERE oa.order_id = c.order_id AND (a.status <> 'valid' OR a.expires_at <= $3)) AS is_unauthorized"
             " FROM certificates c WHERE c.id = $1",
@@ -159,6 +161,7 @@ class Issuance:
             "is_revoked": "the certificate was revoked before it was finished",
             "is_key_blocked": "the key was reported as compromised",
             "is_account_shut": "the account was shut meanwhile",
+            "has_grant_ended": "the account's grant has ended meanwhile",
             "is_unauthorized": "an authorization was given up or has expired meanwhile",
         }
         return next((reason for column, reason in obstacles.items() if row[column]), None)
@@ -168,7 +171,8 @@ async def _claim_order(tx: Transaction, order_id: str, *, at: datetime) -> None:
     require_move(ORDER_MOVES, OrderStatus.READY, OrderStatus.PROCESSING)
     changed = await tx.execute(
         "UPDATE orders SET status = 'processing' WHERE id = $1 AND status = 'ready' AND expires_at > $2"
-        " AND EXISTS (SELECT 1 FROM accounts WHERE accounts.id = orders.account_id AND accounts.status = 'valid')"
+        " AND EXISTS (SELECT 1 FROM accounts WHERE accounts.id = orders.account_id AND accounts.status = 'valid'"
+        f" AND NOT {has_ended('accounts.grant_id', '$2')})"
         " AND NOT EXISTS (SELECT 1 FROM order_authorizations oa JOIN authorizations a ON a.id = oa.authorization_id"
         " WHERE oa.order_id = orders.id AND (a.status <> 'valid' OR a.expires_at <= $2))",
         order_id,

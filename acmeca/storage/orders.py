@@ -32,6 +32,7 @@ from acmeca.storage.authorizations import COLUMNS as AUTHORIZATION_COLUMNS
 from acmeca.storage.authorizations import dump_challenges, insert_authorization, link_valid, load_authorization
 from acmeca.storage.database import Database, Reader, Transaction
 from acmeca.storage.errors import StaleError
+from acmeca.storage.grants import has_ended
 from acmeca.storage.limits import count, require_room, take, without_renewals
 from acmeca.storage.replacements import require_unreplaced
 from acmeca.storage.times import from_seconds, to_seconds
@@ -74,9 +75,9 @@ class Orders:
     async def create(self, order: Order, new: Sequence[Authorization], *, takings: Sequence[Taking] = ()) -> None:
         """Store a new order with its new authorizations, or nothing. Those that it names besides were there before.
 
-        `takings` are the limits that it uses. Raises `StaleError` when the account is valid no longer, or one of the old
-        authorizations is no ground for the order (`link_valid`), `AlreadyReplacedError` when another order replaces the certificate
-        that this one is to replace, `LimitReachedError` when a limit has no room.
+        `takings` are the limits that it uses. Raises `StaleError` when the account is valid no longer, its grant has ended, or one of
+        the old authorizations is no ground for the order (`link_valid`), `AlreadyReplacedError` when another order replaces the
+        certificate that this one is to replace, `LimitReachedError` when a limit has no room.
         """
 
         async def body(tx: Transaction) -> int:
@@ -91,7 +92,7 @@ class Orders:
             inserted = await tx.execute(
                 "INSERT INTO orders (id, account_id, status, identifiers, created_at, expires_at, profile, profile_id,"
                 " not_before, not_after, replaces) SELECT $1, id, $3, $4, $5, $6, $7, $8, $9, $10, $11"
-                " FROM accounts WHERE id = $2 AND status = 'valid'",
+                f" FROM accounts WHERE id = $2 AND status = 'valid' AND NOT {has_ended('accounts.grant_id', '$5')}",
                 order.id,
                 order.account_id,
                 order.status.value,
@@ -115,7 +116,7 @@ class Orders:
                         tx, order.id, position, id_, owner=order.account_id, ordered=identifier, until=order.expires_at
                     )
                     continue
-                await insert_authorization(tx, authorization)
+                await insert_authorization(tx, authorization, writer=self._writer, at=order.created_at)
                 await tx.execute(
                     "INSERT INTO order_authorizations (order_id, position, authorization_id) VALUES ($1, $2, $3)",
                     order.id,

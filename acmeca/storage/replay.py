@@ -54,6 +54,8 @@ KINDS: Final[Mapping[str, Columns]] = MappingProxyType(
             **dict.fromkeys(("id", "thumbprint", "jwk", "status", "contact"), _TEXT),
             "created_at": _NUMBER,
         },
+        "account.grant": {"id": _TEXT, "grant_id": _TEXT},
+        "account.terms": {"id": _TEXT, "terms_of_service": _TEXT},
         "contact": {"id": _TEXT, "contact": _TEXT},
         "account.key": dict.fromkeys(("id", "old_thumbprint", "thumbprint", "jwk"), _TEXT),
         "account.deactivated": {"id": _TEXT},
@@ -65,6 +67,14 @@ KINDS: Final[Mapping[str, Columns]] = MappingProxyType(
             "tbs": _OCTETS,
             **dict.fromkeys(("not_before", "not_after", "recorded_at"), _NUMBER),
         },
+        "grant": {
+            **dict.fromkeys(("id", "owner", "terms", "status"), _TEXT),
+            "mac_sha256": _OCTETS,
+            "single_use": _NUMBER,
+            "created_at": _NUMBER,
+            "expires_at": _NUMBER_OR_NONE,
+        },
+        "grant.standing": {"id": _TEXT, "status": _TEXT, "expires_at": _NUMBER_OR_NONE, "changes": _NUMBER},
         "signature": {"id": _TEXT, "signature": _OCTETS, "issued_at": _NUMBER},
         "revocation": {
             "id": _TEXT,
@@ -287,6 +297,63 @@ async def _give_way(tx: Transaction, account_id: str, status: str) -> bool:
     if used is not None or status != "valid":
         return False
     return bool(await tx.execute("DELETE FROM accounts WHERE id = $1", account_id))
+
+
+async def _place_account_grant(entry: _Placing) -> bool:
+    """Where the grant is not there, the account is bound all the same, and can do nothing until it is (rule 1)."""
+    tx, values = entry.tx, entry.values
+    if await _is_missing(tx, "grants", values["grant_id"]):
+        entry.tally.give_up(f"the grant {values['grant_id']} of account {values['id']}, which can do nothing without")
+    return bool(
+        await tx.execute(
+            "UPDATE accounts SET grant_id = $1 WHERE id = $2 AND grant_id IS NULL", values["grant_id"], values["id"]
+        )
+    )
+
+
+async def _place_account_terms(entry: _Placing) -> bool:
+    """What is late is not the last word, but better than none."""
+    known = "terms_of_service IS NULL" if entry.is_late else "COALESCE(terms_of_service, '') <> $1"
+    return bool(
+        await entry.tx.execute(
+            f"UPDATE accounts SET terms_of_service = $1 WHERE id = $2 AND {known}",
+            entry.values["terms_of_service"],
+            entry.values["id"],
+        )
+    )
+
+
+async def _place_grant(entry: _Placing) -> bool:
+    values = entry.values
+    return bool(
+        await entry.tx.execute(
+            "INSERT INTO grants (id, owner, terms, mac_sha256, single_use, status, created_at, expires_at)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING",
+            values["id"],
+            values["owner"],
+            values["terms"],
+            values["mac_sha256"],
+            values["single_use"],
+            values["status"],
+            values["created_at"],
+            values["expires_at"],
+        )
+    )
+
+
+async def _place_grant_standing(entry: _Placing) -> bool:
+    """What was set last holds, in whatever order it comes: changes are counted."""
+    tx, values = entry.tx, entry.values
+    changed = await tx.execute(
+        "UPDATE grants SET status = $1, expires_at = $2, changes = $3 WHERE id = $4 AND changes < $3",
+        values["status"],
+        values["expires_at"],
+        values["changes"],
+        values["id"],
+    )
+    if not changed and await _is_missing(tx, "grants", values["id"]):
+        entry.tally.give_up(f"that grant {values['id']} is {values['status']}: it is not there")
+    return bool(changed)
 
 
 async def _place_contact(entry: _Placing) -> bool:
@@ -588,10 +655,14 @@ _PLACES: Final[Mapping[str, _Place]] = MappingProxyType(
     {
         "issuer": _place_issuer,
         "account": _place_account,
+        "account.grant": _place_account_grant,
+        "account.terms": _place_account_terms,
         "contact": _place_contact,
         "account.key": _place_key,
         "account.deactivated": _place_deactivation,
         "certificate": _place_certificate,
+        "grant": _place_grant,
+        "grant.standing": _place_grant_standing,
         "signature": _place_signature,
         "revocation": _place_revocation,
         "replacement": _place_replacement,

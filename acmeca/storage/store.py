@@ -12,6 +12,7 @@ from acmeca.storage.authorizations import Authorizations
 from acmeca.storage.certificates import Certificates
 from acmeca.storage.crls import Crls
 from acmeca.storage.database import Database, Transaction
+from acmeca.storage.grants import Grants
 from acmeca.storage.issuance import Issuance
 from acmeca.storage.issuers import Issuers
 from acmeca.storage.keys import BlockedKeys
@@ -30,7 +31,8 @@ class Store:
         self.database = database
         self.writer = writer
         self.accounts = Accounts(database, writer=writer.name)
-        self.authorizations = Authorizations(database)
+        self.authorizations = Authorizations(database, writer=writer.name)
+        self.grants = Grants(database, writer=writer.name)
         self.orders = Orders(database, writer=writer.name, instance=writer.instance)
         self.issuance = Issuance(database, writer=writer.name, instance=writer.instance)
         self.certificates = Certificates(database, writer=writer.name)

@@ -7,6 +7,7 @@ Rule 2: `Retry-After` is in whole seconds and small (some clients understand not
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -28,15 +29,11 @@ _MAX_INFO_AGE: Final = 300  # seconds
 
 
 class AcmeResources:
-    """Handlers for every resource of the directory and behind it."""
+    """Handlers for every resource of the directory and behind it. `meta` is what the directory says of this CA (§7.1.1)."""
 
-    def __init__(self, services: Services, *, caa_identities: tuple[str, ...]) -> None:
-        """`caa_identities` are the names that mean this CA in CAA records, in the directory's `meta` where there are any."""
+    def __init__(self, services: Services, *, meta: Mapping[str, object]) -> None:
         self._services = services
         self._urls = services.urls
-        meta: dict[str, object] = {"website": self._urls.base + Paths.FRONT_PAGE, "externalAccountRequired": False}
-        if caa_identities:
-            meta["caaIdentities"] = list(caa_identities)
         # §7.1.1: "If the ACME server does not implement pre-authorization …, it MUST omit the "newAuthz" field"
         new_authz = {"newAuthz": self._urls.new_authz} if services.orders.offers_pre_authorization else {}
         self._directory = dump_json(
@@ -97,10 +94,16 @@ class AcmeResources:
 
     async def new_account(self, request: web.Request) -> web.Response:
         sender = await self._services.requests.by_new_key(await _body(request), url=self._urls.new_account)
-        account, is_new = await self._services.accounts.new_account(sender.key, sender.payload, address=request.remote)
+        registration = await self._services.accounts.new_account(sender.key, sender.payload, address=request.remote)
+        account = registration.account
+        document = account.to_json(self._urls)
+        if registration.external_account_binding is not None:
+            # §7.3.4: "The account object the CA returns MUST include an "externalAccountBinding" field with the same value as the
+            # field in the request."
+            document["externalAccountBinding"] = registration.external_account_binding
         return _json(
-            account.to_json(self._urls),
-            status=201 if is_new else 200,  # §7.3.1: 200 and the URL for a key that has an account
+            document,
+            status=201 if registration.is_new else 200,  # §7.3.1: 200 and the URL for a key that has an account
             headers={"Location": self._urls.account(account.id)},
         )
 

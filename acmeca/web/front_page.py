@@ -95,7 +95,7 @@ class FrontPageModel:
     """Everything that the page shows.
 
     `allowed_names` and `allowed_networks` are the policy's patterns; `http_port` is the port where http-01 is checked; `demo` marks
-    a server that runs under the demonstration policy; `roots_url` serves all trusted roots and `bundle_url` the issuers
+    a server that runs under the demonstration policy; `external_account_required` and `terms_of_service` say what a new account needs; `roots_url` serves all trusted roots and `bundle_url` the issuers
     with their roots, both PEM. Raises ValueError for a URL that is not plain http or https, or a port out of range.
     """
 
@@ -112,6 +112,8 @@ class FrontPageModel:
     allowed_names: tuple[str, ...]
     allowed_networks: tuple[str, ...] = ()
     http_port: int = 80
+    external_account_required: bool = False
+    terms_of_service: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.http_port < 65536:

@@ -93,6 +93,14 @@ def test_unknown_members_are_ignored() -> None:
     assert parse_challenge_response(data(**extra)) == ChallengeResponse()
 
 
+@pytest.mark.parametrize(
+    ("value", "agreed"), [(True, True), (False, False), (None, False), ("true", False), (1, False)]
+)
+def test_an_update_that_agrees_to_the_terms(value: object, *, agreed: bool) -> None:
+    """§7.3.2: such updates are ignored, but for the one that §7.3.3 has: true."""
+    assert parse_account_update(data(termsOfServiceAgreed=value)).terms_of_service_agreed is agreed
+
+
 def test_null_is_absent() -> None:
     assert parse_new_account(data(contact=None, onlyReturnExisting=None)) == NewAccount((), only_return_existing=False)
     assert parse_account_update(data(contact=None, status=None)) == AccountUpdate(contact=None, deactivate=False)

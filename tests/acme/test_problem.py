@@ -82,13 +82,19 @@ def test_members_that_are_not_set_are_absent() -> None:
 def test_every_member() -> None:
     inner = Problem(ProblemType.DNS, "inner", identifier=NAME)
     outer = Problem(
-        ProblemType.BAD_SIGNATURE_ALGORITHM, "outer", subproblems=(inner,), algorithms=("ES256",), status=418
+        ProblemType.BAD_SIGNATURE_ALGORITHM,
+        "outer",
+        subproblems=(inner,),
+        algorithms=("ES256",),
+        status=418,
+        instance="https://x",
     )
     assert json.loads(json.dumps(outer.to_json())) == {
         "type": "urn:ietf:params:acme:error:badSignatureAlgorithm",
         "detail": "outer",
         "status": 418,
         "algorithms": ["ES256"],
+        "instance": "https://x",
         "subproblems": [
             {
                 "type": "urn:ietf:params:acme:error:dns",

@@ -103,6 +103,20 @@ class TestKeys:
         assert said.code == 0
         assert "These keys are not there: keys/" in said.stdout
 
+    def test_the_key_of_grants_is_one_of_them(self, ca: Installation, acmeca: Acmeca, tmp_path: Path) -> None:
+        assert acmeca(ca, "eab", "create", "--owner", "a").code == 0
+        assert acmeca(ca, "backup", str(tmp_path / "b")).code == 0
+        path = ca.data_dir / "keys" / "eab.key"
+        kept = path.read_bytes()
+        path.unlink()
+        assert "These keys are not there: keys/eab.key." in acmeca(ca, "restore", str(tmp_path / "b")).stdout
+        path.write_bytes(kept)
+        path.chmod(0o600)
+        assert acmeca(ca, "backup", "--with-keys", "--force", str(tmp_path / "b")).code == 0
+        path.unlink()
+        assert "Put back from the backup: keys/eab.key" in acmeca(ca, "restore", str(tmp_path / "b")).stdout
+        assert path.read_bytes() == kept
+
     def test_keys_that_are_there_stay(self, ca: Installation, acmeca: Acmeca, tmp_path: Path) -> None:
         acmeca(ca, "backup", "--with-keys", str(tmp_path / "b"))
         path = key_files(ca)[0]

@@ -26,7 +26,8 @@ from acmeca.cli.root_crl import find_root, parse_draft, sign_draft
 from acmeca.config import load_config
 from acmeca.errors import AcmecaError, Conflict
 from acmeca.keystore.pem import load_key, write_key
-from acmeca.service.administration import Administration, Json
+from acmeca.service.administration import Administration
+from acmeca.service.arguments import Json
 from acmeca.web.control import build_control_app, user_name
 from acmeca.web.listener import Listener
 from tests.cli.conftest import Acmeca

@@ -27,6 +27,7 @@ from acmeca.cli.checks.keys import check_crls, check_own_certificates
 from acmeca.cli.checks.store import check_database, check_last_server
 from acmeca.config import load_config
 from acmeca.keystore import pem
+from acmeca.service.bindings import KEY_PATH as EAB_KEY
 from acmeca.storage.lock import StoreLock
 from tests.cli.conftest import Acmeca, Said, issue, make_ca
 from tests.support.dns_peer import dns_peer, says
@@ -613,3 +614,31 @@ def test_no_key_is_in_the_report(acmeca: Acmeca, stopped: Installation) -> None:
     assert "PRIVATE" not in said.stdout
     assert issue(stopped, "www.localhost")
     assert app.config_sha256(load_config(stopped.config_path, {}))
+
+
+# --- external account bindings ------------------------------------------------------------------------------------
+
+
+def test_without_grants_there_is_nothing_to_say_of_their_key(stopped: Installation) -> None:
+    assert not [finding for finding in examine(stopped) if "binding" in finding.about]
+
+
+def test_the_key_of_grants(stopped: Installation, acmeca: Acmeca) -> None:
+    """The right one is well, and no leftover; a missing one and one that others can read are errors; another one is a warning."""
+    assert acmeca(stopped, "eab", "create", "--owner", "a").code == 0
+    path = stopped.data_dir / EAB_KEY
+    kept = path.read_bytes()
+    found = examine(stopped)
+    the_one(found, Level.OK, "what 1 grants were made with")
+    assert not [finding for finding in found if finding.about == "leftover key"]
+    path.chmod(0o644)
+    the_one(examine(stopped), Level.ERROR, "bindings: " + str(path))
+    path.unlink()
+    the_one(examine(stopped), Level.ERROR, f"{path} is missing")
+    pem.write_durably(path, bytes(32))
+    the_one(examine(stopped), Level.WARNING, "is not what 1 of 1 grants were made with")
+    pem.write_durably(path, kept)
+    kid = json.loads(acmeca(stopped, "eab", "list", "--json").stdout)["grants"][0]["kid"]
+    assert acmeca(stopped, "eab", "disable", kid).code == 0
+    path.unlink()
+    assert not [finding for finding in examine(stopped) if "binding" in finding.about]

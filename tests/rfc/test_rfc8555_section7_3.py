@@ -58,16 +58,6 @@ class TestSection73:
         assert answer.json["status"] == "valid"
         assert answer.json["orders"].startswith(ca.urls.base)
 
-    async def test_unverified_binding(self, ca: RunningCa) -> None:
-        """§7.3.4: "If the CA does not verify the binding, then it MUST NOT reflect the "externalAccountBinding" field in the
-        resulting account object (if any)."
-        """
-        client = await ca.client(register=False)
-        binding = {"protected": "e30", "payload": "e30", "signature": "AAAA"}
-        answer = (await client.new_account(externalAccountBinding=binding)).ok(201)
-        assert "externalAccountBinding" not in answer.json
-        assert client.directory["meta"]["externalAccountRequired"] is False
-
     async def test_unsupported_contact(self, ca: RunningCa) -> None:
         """§7.3: "If the server rejects a contact URL for using an unsupported scheme, it MUST return an error of type
         "unsupportedContact", with a description of the error and what types of contact URLs the server considers acceptable."

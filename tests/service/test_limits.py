@@ -162,10 +162,10 @@ class TestAccounts:
         """A new key's account from this address: whether it is new, or what is told instead."""
         key = parse_jwk(new_key().jwk)
         try:
-            _, is_new = await ca.services.accounts.new_account(key, b"{}", address=address)
+            registration = await ca.services.accounts.new_account(key, b"{}", address=address)
         except Problem as problem:
             return problem.type
-        return is_new
+        return registration.is_new
 
     async def test_of_one_address(self, ca: RunningCa) -> None:
         outcomes = await asyncio.gather(*(self.new(ca, "10.0.0.1") for _ in range(50)))
@@ -200,8 +200,8 @@ class TestAccounts:
         """CLIENTS 15: some clients ask for their account on each run."""
         key = parse_jwk(new_key().jwk)
         for number in range(10):
-            _, is_new = await ca.services.accounts.new_account(key, b"{}", address="10.0.0.1")
-            assert is_new == (number == 0)
+            registration = await ca.services.accounts.new_account(key, b"{}", address="10.0.0.1")
+            assert registration.is_new == (number == 0)
 
     async def test_refused_keys_count(self, ca: RunningCa) -> None:
         """Each is a record in the audit."""

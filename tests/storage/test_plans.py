@@ -66,6 +66,12 @@ async def walk_everywhere(ca: RunningCa) -> None:
     await client.issue("a.localhost", replaces=issued)
     (await client.revoke(issued.der)).ok()
     await client.order_answer("a.example.com")
+    grant = await ca.grant(names=["*.localhost"], quota="9/day", single_use=True, preauthorized=True)
+    bound = await ca.bound_client(grant)
+    await bound.finalize(await bound.new_order("g.localhost"))
+    for operation in ("eab_list", "eab_show", "eab_disable", "eab_enable"):
+        await ca.opened.administration.call(operation, {"kid": grant["kid"]}, user="test")
+    (await bound.post(bound.account_url, {"status": "deactivated"})).ok()
     await client.new_order("c.localhost")
     for arguments in (
         {},
@@ -73,6 +79,7 @@ async def walk_everywhere(ca: RunningCa) -> None:
         {"name": "a.localhost"},
         *({"status": status} for status in ("valid", "revoked", "expired", "unsigned")),
         {"expires_within": 86400},
+        {"grant": grant["kid"]},
     ):
         await ca.opened.administration.call("list", dict(arguments), user="test")
     await ca.opened.administration.call("show", {"serial": f"{issued.serial:x}"}, user="test")

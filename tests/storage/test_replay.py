@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from acmeca.acme.objects import Account
 from acmeca.audit import AccountKeyChanged, AuthorizationDeactivated, build_record
+from acmeca.policy.grants import dump_terms
 from acmeca.storage import audit as stored_audit
 from acmeca.storage.database import Entry
+from acmeca.storage.errors import GrantRefusedError
 from acmeca.storage.journal import Commit, JournalError
 from acmeca.storage.journals import gather
 from acmeca.storage.replay import KINDS, Tally, raise_last_commits, replay
@@ -129,7 +131,7 @@ def test_a_suffix_first_and_the_whole_later(history: History, start: float) -> N
     assert {name: value for name, value in found.items() if name != "accounts"} == {
         name: value for name, value in expected.items() if name != "accounts"
     }
-    assert [row[:4] for row in found["accounts"]] == [row[:4] for row in expected["accounts"]]
+    assert [(row[:4], row[6]) for row in found["accounts"]] == [(row[:4], row[6]) for row in expected["accounts"]]
 
 
 async def test_numbers_go_on_rising(tmp_path: Path) -> None:
@@ -510,3 +512,65 @@ async def test_what_was_deleted_before_the_backup_does_not_come_back(history: Hi
         ]
         assert found is not None
         assert found["n"] == len(later)
+
+
+class TestGrants:
+    ENTRY: ClassVar = {
+        "id": "kid",
+        "owner": "team-a",
+        "terms": dump_terms(stored.stored_grant().grant),
+        "mac_sha256": bytes(32),
+        "single_use": 0,
+        "status": "active",
+        "created_at": 1,
+        "expires_at": None,
+    }
+    ACCOUNT: ClassVar = TestAccounts.ENTRY | {"id": "bound"}
+
+    async def test_a_disabled_one_is_not_revived(self, kept: Store) -> None:
+        """Rule 1: whatever order the pieces come in, what was set last holds."""
+        await place(kept, "grant", **self.ENTRY)
+        changes = [("disabled", None, 1), ("active", 9, 2), ("disabled", 9, 3)]
+        for status, expires_at, number in [*reversed(changes), *changes]:
+            await place(kept, "grant.standing", id="kid", status=status, expires_at=expires_at, changes=number)
+            assert await rows(kept, "SELECT status, expires_at, changes FROM grants") == [("disabled", 9, 3)]
+        assert (await place(kept, "grant", **self.ENTRY)).commits == 0
+        assert await rows(kept, "SELECT status FROM grants") == [("disabled",)]
+
+    async def test_an_account_without_its_grant_can_do_nothing_until_it_is_there(self, kept: Store) -> None:
+        await place(kept, "account", **self.ACCOUNT)
+        tally = await place(kept, "account.grant", id="bound", grant_id="kid")
+        assert ("kid" in tally.unplaced[0], tally.commits) == (True, 1)
+        found = await kept.accounts.standing("bound")
+        assert found is not None
+        assert found.grant_obstacle(stored.NOW) is not None
+        await place(kept, "grant", **self.ENTRY)
+        assert (await place(kept, "account.grant", id="bound", grant_id="kid")).commits == 0
+        found = await kept.accounts.standing("bound")
+        assert found is not None
+        assert found.grant_obstacle(stored.NOW) is None
+
+    async def test_what_is_said_of_one_that_is_missing_is_told(self, kept: Store) -> None:
+        tally = await place(kept, "grant.standing", id="kid", status="disabled", expires_at=None, changes=1)
+        assert tally.unplaced == ["that grant kid is disabled: it is not there"]
+
+    async def test_a_single_use_stays_used(self, kept: Store) -> None:
+        await place(kept, "grant", **(self.ENTRY | {"single_use": 1}))
+        await place(kept, "account", **self.ACCOUNT)
+        await place(kept, "account.grant", id="bound", grant_id="kid")
+        with pytest.raises(GrantRefusedError):
+            await stored.kept_account(kept, grant_id="kid")
+
+    async def test_no_bound_account_is_bound_again(self, kept: Store) -> None:
+        await place(kept, "grant", **self.ENTRY)
+        await place(kept, "grant", **(self.ENTRY | {"id": "another"}))
+        await place(kept, "account", **self.ACCOUNT)
+        for grant_id in ("kid", "another"):
+            await place(kept, "account.grant", id="bound", grant_id=grant_id)
+        assert await rows(kept, "SELECT grant_id FROM accounts") == [("kid",)]
+
+    async def test_terms_that_were_agreed_to(self, kept: Store) -> None:
+        await place(kept, "account", **self.ACCOUNT)
+        for url in ("https://t/1", "https://t/2"):
+            await place(kept, "account.terms", id="bound", terms_of_service=url)
+            assert await rows(kept, "SELECT terms_of_service FROM accounts") == [(url,)]

@@ -249,6 +249,11 @@ class AcmeClient:
         self.kid = answer.location
         return answer
 
+    def binding(self, grant: Mapping[str, Any], **changes: Any) -> Json:
+        """An external account binding for this client's key (§7.3.4), by a `kid` and an `hmac_key`, with what `jose.bind` changes."""
+        arguments = {"url": self.directory["newAccount"], "kid": grant["kid"], "hmac_key": grant["hmac_key"]} | changes
+        return jose.bind(self.key, **arguments)
+
     @property
     def account_url(self) -> str:
         assert self.kid is not None, "no account yet"

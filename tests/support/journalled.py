@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from acmeca.acme.jwk import PublicKey
 from acmeca.acme.objects import Account
+from acmeca.policy.grants import Grant, GrantStatus
 from acmeca.storage.certificates import Certificate
 from acmeca.storage.journal import Journal
 from acmeca.storage.keys import BlockedKey
@@ -29,7 +30,8 @@ from tests.support.databases import connect
 from tests.support.stored import NOW
 
 _ACTS: Final = (
-    *("account", "contact", "key", "account", "order", "own", "own", "revoke", "raise", "crl"),
+    *("grant", "account", "contact", "agree", "key", "disable", "enable", "account"),
+    *("order", "own", "own", "revoke", "raise", "crl"),
     *("replace", "window", "window", "window", "shut", "record", "block"),
 )
 
@@ -39,6 +41,7 @@ _instances = itertools.count(1)
 
 JOURNALLED: Final = {
     "issuers": "SELECT * FROM issuers ORDER BY id",
+    "grants": "SELECT * FROM grants ORDER BY id",
     "accounts": "SELECT * FROM accounts ORDER BY id",
     "certificates": "SELECT id, serial, issuer_id, account_id, profile, spki_sha256, not_before, not_after, tbs, signature,"
     " recorded_at, issued_at, revoked_at, revocation_reason, revocation_sequence, replaced_by, names_digest FROM certificates ORDER BY id",
@@ -103,15 +106,18 @@ async def revoke(store: Store, certificate: Certificate, reason: int | None = No
 async def live(stores: Sequence[Store], steps: int, *, seed: int) -> None:
     """A history of `steps` acts by several writers, with everything in it that is journalled."""
     chance = random.Random(seed)
+    grants: list[Grant] = []
     accounts: list[Account] = []
     certificates: list[Certificate] = []
     revoked: list[Certificate] = []
     for step in range(steps):
         store = chance.choice(stores)
         act = _ACTS[step] if step < len(_ACTS) else chance.choice(_ACTS)
-        if act == "account" or not accounts:
-            accounts.append(await stored.kept_account(store))
-        elif act in {"contact", "key", "shut"}:
+        if act in {"grant", "disable", "enable"} or not grants:
+            await _change_grants(store, act, grants, place=chance.randrange(len(grants) + 1), days=step + 1)
+        elif act == "account" or not accounts:
+            accounts.append(await _new_account(store, grants[-1], with_terms=step % 2 == 0))
+        elif act in {"contact", "agree", "key", "shut"}:
             await _change_account(store, act, accounts, place=chance.randrange(len(accounts)), name=f"{seed}-{step}")
         elif act in _WITHOUT_AN_ACCOUNT:
             await _WITHOUT_AN_ACCOUNT[act](store)
@@ -160,10 +166,36 @@ async def _record(store: Store) -> None:
     await store.issuance.record(made, thumbprint=made.id, at=NOW)
 
 
+async def _new_account(store: Store, grant: Grant, *, with_terms: bool) -> Account:
+    """An account, by the grant while that lets one be made."""
+    found = await store.grants.by_id(grant.id)
+    assert found is not None
+    is_usable = found.grant.obstacle(NOW) is None
+    return await stored.kept_account(
+        store, grant_id=grant.id if is_usable else None, terms_of_service="https://t/1" if with_terms else None
+    )
+
+
+async def _change_grants(store: Store, act: str, grants: list[Grant], *, place: int, days: int) -> None:
+    """Make another grant, or set the standing of one of them."""
+    if act == "grant" or not grants:
+        grants.append(await stored.kept_grant(store, names=(f"*.n{days}.example.org",)))
+        return
+    grant_id = grants[place % len(grants)].id
+    found = await store.grants.by_id(grant_id)
+    assert found is not None
+    if act == "disable" and found.grant.status is GrantStatus.ACTIVE:
+        await store.grants.disable(grant_id, actor="admin:test", at=NOW)
+    else:
+        await store.grants.enable(grant_id, expires_at=NOW + timedelta(days=days), actor="admin:test", at=NOW)
+
+
 async def _change_account(store: Store, act: str, accounts: list[Account], *, place: int, name: str) -> None:
     """Change one of the accounts; one that is shut is among them no longer."""
     if act == "contact":
         await store.accounts.replace_contact(accounts[place].id, (f"mailto:{name}@example.org",), at=NOW)
+    elif act == "agree":
+        accounts[place] = await store.accounts.agree(accounts[place].id, f"https://t/{name}", at=NOW)
     elif act == "key":
         key = PublicKey(jwk=f'{{"kid":"{name}"}}', thumbprint=f"thumbprint-{name}", algorithms=(), key=_KEY)
         accounts[place] = await store.accounts.replace_key(accounts[place], key, spki_sha256=bytes(32), at=NOW)

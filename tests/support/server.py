@@ -318,6 +318,16 @@ class RunningCa:
             await client.register()
         return client
 
+    async def grant(self, **arguments: object) -> dict[str, Any]:
+        """A grant, as `acmeca eab create` makes it: with its `kid` and its `hmac_key`."""
+        return await self.opened.administration.call("eab_create", {"owner": "team-a"} | arguments, user="test")
+
+    async def bound_client(self, grant: Mapping[str, Any]) -> AcmeClient:
+        """A client with an account of this grant."""
+        client = await self.client(register=False)
+        (await client.register(externalAccountBinding=client.binding(grant))).ok(201)
+        return client
+
     def relying_party(self, issuer: Issuer | None = None) -> StatusClient:
         """Asks for the status of what the intermediate (or another issuer) signed."""
         return StatusClient(self.session(), issuer or self.issuer)

@@ -12,10 +12,12 @@ from acmeca.acme.objects import Account, Authorization, Challenge, ChallengeType
 from acmeca.acme.renewal import CertificateId, Window
 from acmeca.acme.states import AccountStatus, AuthorizationStatus, ChallengeStatus, OrderStatus
 from acmeca.pki.issuer import Issuer
+from acmeca.policy.grants import Grant
 from acmeca.policy.renewals import Override, Selection
 from acmeca.storage.certificates import Certificate
 from acmeca.storage.crls import Crl
 from acmeca.storage.database import Database, Seal
+from acmeca.storage.grants import StoredGrant
 from acmeca.storage.issuers import IssuerState, StoredIssuer
 from acmeca.storage.schema import Engine, Step
 from acmeca.storage.sqlite import SqliteDatabase
@@ -93,6 +95,20 @@ def account(**changes: Any) -> Account:
         "created_at": NOW,
     }
     return Account(**(defaults | changes))
+
+
+def stored_grant(**changes: Any) -> StoredGrant:
+    """A grant as it is kept; `mac_sha256` among the changes is the digest of its MAC key."""
+    number = next(_numbers)
+    mac_sha256 = changes.pop("mac_sha256", number.to_bytes(32))
+    defaults: dict[str, Any] = {"id": f"grant-{number}", "owner": "team-a", "created_at": NOW}
+    return StoredGrant(Grant(**(defaults | changes)), mac_sha256)
+
+
+async def kept_grant(store: Store, **changes: Any) -> Grant:
+    made = stored_grant(**changes)
+    await store.grants.create(made, actor="admin:test", at=NOW, fits=lambda _: True)
+    return made.grant
 
 
 def authorization(owner: Account, name: str = "a.example.org", **changes: Any) -> Authorization:

@@ -400,6 +400,15 @@ class TestContent:
         assert "10.0.0.0/8" in everything
         assert "fd00::/8" in everything
 
+    async def test_what_a_new_account_needs_is_told(self) -> None:
+        usual = "".join((await render(MODEL)).text())
+        assert "HMAC key" not in usual
+        assert "terms of service" not in usual
+        url = "https://pki.corp.internal/terms?a=<&b"
+        asked = "".join((await render(replace(MODEL, external_account_required=True, terms_of_service=url))).text())
+        assert "--eab-kid" in asked
+        assert url in asked
+
     async def test_nginx_gets_a_resolver_only_for_a_host_name(self) -> None:
         """nginx resolves the OCSP host by its own `resolver`, and needs none for an address."""
         named = "\n".join((await render(MODEL)).commands)

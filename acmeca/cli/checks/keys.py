@@ -14,10 +14,13 @@ from acmeca.cli.checks.store import Kept
 from acmeca.config import Config
 from acmeca.errors import AcmecaError
 from acmeca.keystore import pem
+from acmeca.keystore.secret import load_secret
 from acmeca.pki.errors import PkiError
 from acmeca.pki.signing import sign_with, split_signed, verify_with
 from acmeca.service.audit_heads import KEY_PATH as AUDIT_KEY
 from acmeca.service.audit_heads import PUBLIC_KEY_FILE
+from acmeca.service.bindings import KEY_PATH as EAB_KEY
+from acmeca.service.bindings import MacSecret
 from acmeca.service.own_certificates import LISTENER_FILE
 from acmeca.storage.crls import Crl
 from acmeca.storage.issuers import IssuerState, StoredIssuer
@@ -100,7 +103,7 @@ def _check_leftovers(config: Config, kept: Kept, known: set[Path]) -> Iterator[F
     """Key files that nothing refers to: what an `init` or a renewal left that was killed."""
     known |= {_root_key_path(config, stored) for stored in kept.issuers if stored.is_root}
     known |= {config.server.data_dir / "keys" / f"{stored.issuer.id}.ocsp.pem" for stored in kept.issuers}
-    known.add(config.server.data_dir / AUDIT_KEY)
+    known |= {config.server.data_dir / AUDIT_KEY, config.server.data_dir / EAB_KEY}
     try:
         found = [
             path
@@ -142,6 +145,30 @@ def check_audit_key(config: Config) -> Iterator[Finding]:
         )
         return
     yield ok("audit key", f"is in {path}; keep a copy of {public_path} elsewhere")
+
+
+def check_eab_key(config: Config, kept: Kept) -> Iterator[Finding]:
+    """The secret of external account bindings: the one that the grants were made with."""
+    path = config.server.data_dir / EAB_KEY
+    if not path.exists() and not kept.grants:
+        return
+    about = "external account bindings"
+    advice = "Bring it from another server of this CA, or from a backup of keys/; see docs/external-accounts.md"
+    try:
+        secret = MacSecret(load_secret(path))
+    except AcmecaError as failure:
+        yield error(about, str(failure), f"Until then nobody can make an account by a grant. {advice}")
+        return
+    others = [stored.grant.id for stored in kept.grants if not secret.fits(stored)]
+    if others:
+        yield warning(
+            about,
+            f"{path} is not what {len(others)} of {len(kept.grants)} grants were made with ({others[0]} among them): nobody can make an "
+            "account by them here",
+            advice,
+        )
+    else:
+        yield ok(about, f"{path} is what {len(kept.grants)} grants were made with")
 
 
 def check_own_certificates(config: Config, kept: Kept, now: datetime, *, is_running: bool) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from acmeca.storage.audit_examination import Evidence, examine
 from acmeca.storage.audit_heads import HEADS_SCHEMA
 from acmeca.storage.crls import Crl, Crls
 from acmeca.storage.database import Database
+from acmeca.storage.grants import Grants, StoredGrant
 from acmeca.storage.issuers import Issuers, StoredIssuer
 from acmeca.storage.node import read_node
 from acmeca.storage.postgres_readonly import open_read_only_postgres
@@ -31,6 +32,7 @@ from acmeca.storage.times import from_seconds
 _FAULTS_TOLD: Final = 3
 _UNSIGNED_SECONDS: Final = 600
 _NEVER: Final = 1 << 40  # Unix seconds
+_GRANTS_SCHEMA: Final = 5  # the one that made the table of grants
 _WRITERS_SCHEMA: Final = 2  # the schema step that made the table of writers
 
 
@@ -49,6 +51,7 @@ class Kept:
     """What the database holds, as far as other checks need it. `servers` are the processes of this data directory."""
 
     issuers: tuple[StoredIssuer, ...] = ()
+    grants: tuple[StoredGrant, ...] = ()  # those by which accounts can be made
     crls: Mapping[str, Crl] = field(default_factory=dict)
     newest_record: datetime | None = None
     servers: tuple[ServerEvent, ...] = ()
@@ -181,7 +184,14 @@ async def _read(config: Config, database: Database, standing: Standing) -> Kept:
         crls={issuer_id: crl for issuer_id, crl in found.items() if crl is not None},
         newest_record=None if newest is None else from_seconds(newest["at"]),
         servers=await _read_servers(config, database, standing),
+        grants=await _read_grants(database, standing),
     )
+
+
+async def _read_grants(database: Database, standing: Standing) -> tuple[StoredGrant, ...]:
+    if standing.version < _GRANTS_SCHEMA:
+        return ()
+    return tuple(await Grants(database, writer="").active())
 
 
 async def _read_servers(config: Config, database: Database, standing: Standing) -> tuple[ServerEvent, ...]:

@@ -11,11 +11,13 @@ CREATE TABLE grants (
     single_use BIGINT NOT NULL CHECK (single_use IN (0, 1)),
     status TEXT NOT NULL CHECK (status IN ('active', 'disabled')),
     created_at BIGINT NOT NULL,
-    expires_at BIGINT                                  -- NULL: never
+    expires_at BIGINT,                                 -- NULL: never
+    changes BIGINT NOT NULL DEFAULT 0                  -- how often status or end were set: a replay knows which was later
 );
 CREATE INDEX grants_by_owner ON grants (owner, created_at, id);
 
-ALTER TABLE accounts ADD COLUMN grant_id TEXT REFERENCES grants (id);
+-- No foreign key: a restore may bring an account back without its grant, and then it is bound to one that is over.
+ALTER TABLE accounts ADD COLUMN grant_id TEXT;
 ALTER TABLE accounts ADD COLUMN terms_of_service TEXT; -- the URL that was agreed to; NULL: none
 CREATE INDEX accounts_by_grant ON accounts (grant_id) WHERE grant_id IS NOT NULL;
 
