@@ -31,6 +31,7 @@ class Paths:
     AUTHORIZATION: Final = "/acme/authorization/{authorization_id}"
     CHALLENGE: Final = "/acme/challenge/{authorization_id}/{challenge_type}"
     CERTIFICATE: Final = "/acme/certificate/{certificate_id}"
+    ALTERNATE: Final = "/acme/certificate/{certificate_id}/{chain_id}"
 
     OCSP: Final = "/ocsp/{issuer_id}"
     CRL: Final = "/crl/{issuer_id}.crl"
@@ -111,8 +112,10 @@ class Urls:
     def challenge(self, authorization_id: str, challenge_type: str) -> str:
         return f"{self.base}/acme/challenge/{authorization_id}/{challenge_type}"
 
-    def certificate(self, certificate_id: str) -> str:
-        return f"{self.base}/acme/certificate/{certificate_id}"
+    def certificate(self, certificate_id: str, chain_id: str | None = None) -> str:
+        """A certificate with its chain (§7.4.2); `chain_id` names another chain than the one by default."""
+        url = f"{self.base}/acme/certificate/{certificate_id}"
+        return url if chain_id is None else f"{url}/{chain_id}"
 
     def ocsp(self, issuer_id: str) -> str:
         return f"{self.status}/ocsp/{issuer_id}"

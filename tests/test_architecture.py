@@ -105,6 +105,7 @@ class TestRoutes:
         assert urls.authorization("{authorization_id}") == "https://b" + Paths.AUTHORIZATION
         assert urls.challenge("{authorization_id}", "{challenge_type}") == "https://b" + Paths.CHALLENGE
         assert urls.certificate("{certificate_id}") == "https://b" + Paths.CERTIFICATE
+        assert urls.certificate("{certificate_id}", "{chain_id}") == "https://b" + Paths.ALTERNATE
         assert urls.problem("badCSR") == "https://b" + Paths.PROBLEMS + "#badCSR"
         assert urls.new_nonce == "https://b" + Paths.NEW_NONCE
         assert urls.new_account == "https://b" + Paths.NEW_ACCOUNT
@@ -156,6 +157,7 @@ class TestRoutes:
             client, party, session = await ca.client(), ca.relying_party(), ca.session()
             issued = await client.issue("a.localhost")
             await client.post(issued.order.url)
+            await client.post((await client.post(issued.order.certificate)).links("alternate")[0])
             await client.post((await client.post(client.account_url)).json["orders"])
             await client.post(ca.directory_url)
             await client.post(client.directory["newNonce"])

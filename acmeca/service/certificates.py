@@ -7,7 +7,7 @@ Rule 2: who asks for a revocation and is refused stands in the audit (RULES §6)
 """
 
 import logging
-from functools import lru_cache
+from dataclasses import dataclass
 
 from acmeca import audit
 from acmeca.acme.jwk import thumbprint
@@ -30,6 +30,14 @@ from acmeca.storage.store import Store
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A certificate with its chain as PEM, leaf first. `alternates` are the ids of the other chains, None for the one by default."""
+
+    pem: bytes
+    alternates: tuple[str | None, ...]
+
+
 class Certificates:
     """The certificates of every issuer of this server."""
 
@@ -42,12 +50,20 @@ class Certificates:
 
     # --- finding ------------------------------------------------------------------------------------------------
 
-    async def chain_pem(self, account: Account, certificate_id: str) -> bytes:
-        """The certificate and the issuers above it, without the root (§7.4.2), for the account that it was issued to."""
+    async def download(self, account: Account, certificate_id: str, chain_id: str | None = None) -> Download:
+        """The certificate and the issuers above it (§7.4.2), for the account that it was issued to.
+
+        Without a `chain_id` the root is left out: "a certificate that represents a trust anchor MAY be omitted" (§9.1).
+        """
         certificate = await self._store.certificates.by_id(account.id, certificate_id)
-        if certificate is None:
+        chains = () if certificate is None else self._issuers.chains(certificate.issuer_id)
+        chosen = next((chain for chain in chains if chain.id == chain_id), None)
+        if certificate is None or chosen is None:
             raise Problem(ProblemType.MALFORMED, "there is no such certificate", status=404)
-        return to_pem(certificate.der) + b"".join(map(_issuer_pem, self._issuers.chain(certificate.issuer_id)))
+        return Download(
+            pem=to_pem(certificate.der) + chosen.pem,
+            alternates=tuple(chain.id for chain in chains if chain is not chosen),
+        )
 
     async def by_serial(self, serial: str) -> Certificate:
         """The certificate with this serial (lower-case hex). Raises `NotFound` for one that we never recorded."""
@@ -158,9 +174,6 @@ class Certificates:
             ProblemType.UNAUTHORIZED,
             "the account neither was issued this certificate nor holds valid authorizations for all its names",
         )
-
-
-_issuer_pem = lru_cache(maxsize=64)(to_pem)  # a few, and they stand in every answer
 
 
 def _already_revoked() -> Problem:

@@ -7,7 +7,7 @@ before that leaves key files that nothing refers to.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from acmeca.errors import Conflict, NotFound
 from acmeca.keystore import pem
+from acmeca.pki.chains import find_chains
 from acmeca.pki.crl import build_tbs_crl, sign_crl
 from acmeca.pki.hierarchy import build_intermediate, build_root
 from acmeca.pki.issuance import random_serial
@@ -36,6 +37,7 @@ ROOT_LIFETIME: Final = timedelta(days=20 * 365)
 INTERMEDIATE_LIFETIME: Final = timedelta(days=5 * 365)
 ROOT_CRL_LIFETIME: Final = timedelta(days=396)  # 13 months: a yearly date with a month to spare
 _SERIAL_BYTES: Final = 16
+_CHAIN_ID_LENGTH: Final = 16  # hex digits; it tells a handful of chains apart
 
 
 @dataclass(frozen=True)  # no slots: the cached property lives in the instance
@@ -54,11 +56,23 @@ class SigningIssuer:
         return self.stored.issuer
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Certificates above what an issuer signed, its own first (RFC 8555 §7.4.2), as PEM.
+
+    `id` names it in URLs, and is the same as long as its certificates are; None for the chain that is served by default.
+    """
+
+    id: str | None
+    pem: bytes
+
+
 class Issuers:
     """Every issuer of this server, in memory: they change by an administrator's act only."""
 
     def __init__(self, stored: Sequence[StoredIssuer], *, open_key: Callable[[str], PrivateKey]) -> None:
         self.all = tuple(stored)
+        self._chains: dict[str, tuple[Chain, ...]] = {}
         self._by_id = {item.issuer.id: item for item in self.all}
         self._signing = {
             item.issuer.id: SigningIssuer(item, open_key(item.key_reference))
@@ -98,6 +112,27 @@ class Issuers:
             chain.append(item.issuer.certificate_der)
             item = self._by_id.get(item.parent_id)
         return tuple(chain)
+
+    def chains(self, issuer_id: str) -> tuple[Chain, ...]:
+        """Every chain for what this issuer signed: `chain` first, then those to other roots, then each of them with its root.
+
+        Clients choose by the issuer's name in a chain's last certificate, and take the first that fits; so one with its root comes
+        behind the one without, which says the same to them.
+        """
+        found = self._chains.get(issuer_id)
+        if found is None:
+            found = self._chains[issuer_id] = self._find_chains(issuer_id)
+        return found
+
+    def _find_chains(self, issuer_id: str) -> tuple[Chain, ...]:
+        default = self.chain(issuer_id)
+        item = self._by_id.get(issuer_id)
+        known = [stored.issuer for stored in self.all if stored is item or stored.state is not IssuerState.RETIRED]
+        found = () if item is None else find_chains(item.issuer, known)
+        whole = [tuple(issuer.certificate_der for issuer in chain) for chain in found]
+        others = dict.fromkeys([*(chain[:-1] for chain in whole), *whole])
+        others.pop(default, None)
+        return (Chain(None, _join_pem(default)), *(Chain(_digest(chain), _join_pem(chain)) for chain in others))
 
     def roots_pem(self) -> bytes:
         """Every root, as PEM."""
@@ -211,6 +246,14 @@ async def _store_hierarchy(
 
 def to_pem(certificate_der: bytes) -> bytes:
     return x509.load_der_x509_certificate(certificate_der).public_bytes(serialization.Encoding.PEM)
+
+
+def _join_pem(certificates: Iterable[bytes]) -> bytes:
+    return b"".join(map(to_pem, certificates))
+
+
+def _digest(certificates: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(certificates)).hexdigest()[:_CHAIN_ID_LENGTH]
 
 
 def fingerprint(certificate_der: bytes) -> str:

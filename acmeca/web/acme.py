@@ -66,6 +66,7 @@ class AcmeResources:
         app.router.add_post(Paths.AUTHORIZATION, self.authorization)
         app.router.add_post(Paths.CHALLENGE, self.challenge)
         app.router.add_post(Paths.CERTIFICATE, self.certificate)
+        app.router.add_post(Paths.ALTERNATE, self.certificate)
         app.router.add_post(Paths.REVOKE_CERT, self.revoke_cert)
         app.router.add_get(Paths.RENEWAL_INFO, self.renewal_info)
 
@@ -153,10 +154,14 @@ class AcmeResources:
         return self._order(await self._services.orders.finalize(sender.account, order_id, csr.csr_der))
 
     async def certificate(self, request: web.Request) -> web.Response:
-        certificate_id = request.match_info["certificate_id"]
-        sender = await self._read(request, self._urls.certificate(certificate_id))
-        chain = await self._services.certificates.chain_pem(sender.account, certificate_id)
-        return web.Response(body=chain, content_type="application/pem-certificate-chain")
+        """§7.4.2. Each chain is a resource that names the others."""
+        certificate_id, chain_id = request.match_info["certificate_id"], request.match_info.get("chain_id")
+        sender = await self._read(request, self._urls.certificate(certificate_id, chain_id))
+        download = await self._services.certificates.download(sender.account, certificate_id, chain_id)
+        response = web.Response(body=download.pem, content_type="application/pem-certificate-chain")
+        for alternate in download.alternates:
+            response.headers.add("Link", f'<{self._urls.certificate(certificate_id, alternate)}>;rel="alternate"')
+        return response
 
     async def new_authz(self, request: web.Request) -> web.Response:
         """§7.4.1: "returns a 201 (Created) response with the authorization URL in the Location header field"."""

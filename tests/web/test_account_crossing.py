@@ -35,8 +35,12 @@ MATRIX: Final[dict[str, tuple[Payload, ...]]] = {
     Paths.AUTHORIZATION: (READ, EMPTY, DEACTIVATE, {"status": "valid"}),
     Paths.CHALLENGE: (READ, EMPTY),
     Paths.CERTIFICATE: (READ, EMPTY),
+    Paths.ALTERNATE: (READ, EMPTY),
 }
 """Resources that belong to an account, and what may be sent to them."""
+
+SHARED: Final = frozenset({"challenge_type", "chain_id"})
+"""Variables of paths that are the same for everybody."""
 
 NOBODYS: Final = frozenset(
     {Paths.DIRECTORY, Paths.NEW_NONCE, Paths.NEW_ACCOUNT, Paths.NEW_ORDER, Paths.NEW_AUTHZ, Paths.REVOKE_CERT}
@@ -57,6 +61,7 @@ class Owned:
 
     owner: AcmeClient
     issued: Issued
+    alternate: str  # the URL of its other chain
     ready: ClientOrder
     pending: ClientOrder
 
@@ -71,13 +76,14 @@ class Owned:
                 "authorization_id": order.authorizations[0].rpartition("/")[2],
                 "challenge_type": "http-01",
                 "certificate_id": self.issued.order.certificate.rpartition("/")[2],
+                "chain_id": self.alternate.rpartition("/")[2],
             }
             for order in orders
         ]
 
     async def state(self) -> list[object]:
         """Everything, as its owner sees it."""
-        urls = [self.owner.account_url, self.issued.order.certificate]
+        urls = [self.owner.account_url, self.issued.order.certificate, self.alternate]
         for order in (self.issued.order, self.ready, self.pending):
             urls += [order.url, *order.authorizations]
         answers = [await self.owner.post(url) for url in urls]
@@ -87,9 +93,11 @@ class Owned:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def owned(ca: RunningCa) -> Owned:
     owner = await ca.client()
+    issued = await owner.issue("issued.localhost")
     return Owned(
         owner,
-        await owner.issue("issued.localhost"),
+        issued,
+        (await owner.post(issued.order.certificate)).links("alternate")[0],
         await owner.ready_order("ready.localhost"),
         await owner.new_order("pending.localhost"),
     )
@@ -118,7 +126,7 @@ async def test_a_stranger(ca: RunningCa, owned: Owned, path: str) -> None:
     for values in owned.values(ca):
         theirs = ca.urls.base + path.format(**values)
         missing = ca.urls.base + path.format(
-            **{name: value if name == "challenge_type" else nobodys(value) for name, value in values.items()}
+            **{name: value if name in SHARED else nobodys(value) for name, value in values.items()}
         )
         assert variables
         for payload in MATRIX[path]:
