@@ -27,6 +27,9 @@ from acmeca.pki.spki import parse_public_key
 
 MAX_CSR_OCTETS: Final = 16 * 1024  # a hundred names and an RSA-4096 key take less than half of it
 
+# RFC 2986 §4.1 has 0 alone. Ruby's acme-client and what was built on pyOpenSSL write 2, which in a certificate is version 3; the
+# structure is the same, and the version is in what is signed.
+_VERSIONS: Final = frozenset({0, 1, 2})
 _ATTRIBUTES: Final = der.explicit(0)  # [0] IMPLICIT on a constructed type has the same tag
 _DNS_NAME: Final = der.implicit(2)
 _IP_ADDRESS: Final = der.implicit(7)
@@ -91,7 +94,7 @@ class CertificateRequest:
 def parse_csr(csr_der: bytes) -> CertificateRequest:
     """Read a DER CertificationRequest (RFC 2986 §4) and verify its signature.
 
-    1. At most 16 KiB. 2. One CertificationRequest of version 1 and nothing after it. 3. A key of a type and size that is
+    1. At most 16 KiB. 2. One CertificationRequest of version 1 (`_VERSIONS`) and nothing after it. 3. A key of a type and size that is
     used here. 4. Signed by that key, with SHA-256 or better. 5. At most one extensionRequest, in it no extension twice,
     in subjectAltName only dNSName and iPAddress. 6. Common names that are text.
 
@@ -120,7 +123,7 @@ def _parse(csr_der: bytes) -> CertificateRequest:
     request.finish()
 
     fields = der.Reader(info.content)
-    if der.parse_integer(fields.read(der.INTEGER)) != 0:
+    if der.parse_integer(fields.read(der.INTEGER)) not in _VERSIONS:
         raise CsrError("the CSR is not of version 1, the only one there is")
     subject = fields.read_sequence()
     spki = fields.read_any()

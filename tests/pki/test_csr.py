@@ -200,10 +200,17 @@ def test_refuses_other_structures(what: str, csr_der: bytes) -> None:
         parse_csr(csr_der)
 
 
-def test_refuses_another_version() -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_takes_the_version_of_a_certificate(version: int) -> None:
+    """Ruby's acme-client, and older ones in Python, number a CSR as a certificate; all else is as in version 1."""
+    assert parse_csr(forge_csr(version=der.integer(version))) == parse_csr(forge_csr())
+
+
+@pytest.mark.parametrize("version", [3, -1, 256])
+def test_refuses_another_version(version: int) -> None:
     """RFC 2986 §4.1: "It shall be 0 for this version of the standard.\""""
     with pytest.raises(CsrError, match="version"):
-        parse_csr(forge_csr(version=der.integer(1)))
+        parse_csr(forge_csr(version=der.integer(version)))
 
 
 def test_refuses_duplicates() -> None:
