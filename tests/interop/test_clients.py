@@ -7,7 +7,6 @@ Rule 4: a start of certbot or dehydrated takes a second and an order three; so a
 """
 
 import sqlite3
-from collections.abc import Iterable
 from contextlib import closing
 
 import pytest
@@ -16,9 +15,9 @@ from tests.interop.clients.caddy import Caddy
 from tests.interop.clients.certbot import CurrentCertbot
 from tests.interop.clients.client import Ability, Wishes, shown, verify
 from tests.interop.clients.dehydrated import Dehydrated
-from tests.interop.clients.fleet import Kind, kinds
+from tests.interop.clients.fleet import Kind, each, kinds, with_all
 from tests.interop.clients.lego import Lego
-from tests.interop.clients.lego_library import BUILD_SECONDS, LegoLibrary
+from tests.interop.clients.lego_library import LegoLibrary
 from tests.interop.conftest import NewClient
 from tests.interop.responders import ZONE
 from tests.support.installations import Installation
@@ -28,22 +27,7 @@ pytestmark = pytest.mark.interop
 KINDS = kinds()
 
 
-def each(kinds: Iterable[Kind]) -> pytest.MarkDecorator:
-    """A test for each of them. The first one of lego's library may have to build it."""
-    patient = (pytest.mark.timeout(BUILD_SECONDS + 60),)
-    return pytest.mark.parametrize(
-        "kind",
-        [pytest.param(kind, marks=patient if kind.client is LegoLibrary else ()) for kind in kinds],
-        ids=str,
-    )
-
-
 LIVES = each(kind for kind in KINDS if kind.client is not CurrentCertbot)
-
-
-def with_all(*abilities: Ability) -> list[Kind]:
-    """The clients that have all of them."""
-    return [kind for kind in KINDS if kind.client.abilities.issuperset(abilities)]
 
 
 def those_with(ability: Ability) -> pytest.MarkDecorator:

@@ -1,15 +1,19 @@
 """Every client that the tests run, and where its program is."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.interop.clients.caddy import Caddy, CurrentCaddy
 from tests.interop.clients.certbot import Certbot, CurrentCertbot
-from tests.interop.clients.client import Client
+from tests.interop.clients.client import Ability, Client
 from tests.interop.clients.dehydrated import Dehydrated
 from tests.interop.clients.lego import Lego
-from tests.interop.clients.lego_library import LegoLibrary, is_buildable
+from tests.interop.clients.lego_library import BUILD_SECONDS, LegoLibrary, is_buildable
 from tests.interop.clients.uacme import Uacme
 
 _DEBIAN: Final = Path("/usr/bin")
@@ -29,7 +33,8 @@ class Kind:
         return self.name
 
 
-def kinds() -> list[Kind]:
+@cache
+def kinds() -> tuple[Kind, ...]:
     """The clients of Debian and of the virtualenv; lego's library, where there is a Go to build it; and a current Caddy, where
     somebody has installed one."""
     found = [
@@ -44,4 +49,19 @@ def kinds() -> list[Kind]:
         found.append(Kind("lego-library", LegoLibrary, "go", "golang-go"))
     if (_BY_HAND / "caddy").exists():
         found.append(Kind("current-caddy", CurrentCaddy, _BY_HAND / "caddy", "caddy"))
-    return found
+    return tuple(found)
+
+
+def with_all(*abilities: Ability) -> list[Kind]:
+    """The clients that have all of them."""
+    return [kind for kind in kinds() if kind.client.abilities.issuperset(abilities)]
+
+
+def each(kinds: Iterable[Kind]) -> pytest.MarkDecorator:
+    """A test for each of them. The first one of lego's library may have to build it."""
+    patient = (pytest.mark.timeout(BUILD_SECONDS + 60),)
+    return pytest.mark.parametrize(
+        "kind",
+        [pytest.param(kind, marks=patient if kind.client is LegoLibrary else ()) for kind in kinds],
+        ids=str,
+    )
