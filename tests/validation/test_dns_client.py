@@ -1,11 +1,13 @@
 """Questions of every type: a DNS server on loopback plays every part. What addresses need stands in test_resolver.py."""
 
 import asyncio
+import time
 from contextlib import suppress
 from ipaddress import IPv4Address
 
 import dns.message
 import dns.rcode
+import dns.rdatatype
 import dns.rdtypes.ANY.CAA
 import dns.rdtypes.ANY.TXT
 import pytest
@@ -230,6 +232,60 @@ async def test_thousands_of_records_are_nonsense_and_are_not_read(transport: str
         peer.always(NAME, answer, "TXT")
         error = await failure(client_of(peer.server), RecordType.TXT)
         assert str(error) == f"127.0.0.1:{peer.port} answered with nonsense (more than 256 records)"
+
+
+# A name with as many labels as there is room for, and what a zone can hold that is costly to read.
+LONG = b"\x01a" * 126 + b"\x00"
+
+
+@pytest.mark.parametrize(
+    ("rdata", "type_"),
+    [
+        ([bytes(65000)], dns.rdatatype.TXT),
+        ([b"\x01a" * 32000], dns.rdatatype.TXT),
+        ([b"\x01" + bytes([number]) + bytes(200) for number in range(256)], dns.rdatatype.TXT),
+        ([LONG] * 200, dns.rdatatype.CNAME),
+        ([LONG + LONG + bytes(20)] * 120, dns.rdatatype.SOA),
+        ([b"\x00\x01\x00\x00" * 16000], dns.rdatatype.APL),
+        ([b"\x00\x01\x00" + b"\x00\x04\xfa\x00" + b"\x01\x02\x03\x04" * 16000], dns.rdatatype.SVCB),
+        ([b"\xc0\x0c" * 8000], 65280),
+    ],
+)
+def test_a_few_records_of_very_many_parts_are_not_read_either(rdata: list[bytes], type_: int) -> None:
+    """Rule 2 of dns_wire.py: 65,000 empty strings in a record take half a second, and any zone may hold them."""
+    head = b"\x00\x01\x81\x80\x00\x01" + len(rdata).to_bytes(2, "big") + bytes(4) + b"\x01a\x00\x00\x10\x00\x01"
+    records = b"".join(
+        b"\xc0\x0c" + type_.to_bytes(2, "big") + b"\x00\x01" + bytes(4) + len(each).to_bytes(2, "big") + each
+        for each in rdata
+    )
+    began = time.process_time()
+    with pytest.raises(NonsenseError, match="more than 3000 labels and strings"):
+        _read(head + records)
+    assert time.process_time() - began < 0.05
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"\xc0\x13" * 2,  # itself
+        b"".join((0xC000 | 0x13 + 2 * (index + 1)).to_bytes(2, "big") for index in range(8000)),
+        b"\x01a" * 30000,
+    ],
+)
+def test_a_name_that_has_no_end_is_nonsense(name: bytes) -> None:
+    with pytest.raises(NonsenseError):
+        _read(b"\x00\x01\x81\x80\x00\x01\x00\x01" + bytes(4) + b"\x01a\x00\x00\x10\x00\x01" + name)
+
+
+def test_what_stands_beside_the_answer_is_not_read() -> None:
+    """Whoever has a zone names its servers, and what they are called is no answer to us."""
+    servers = b"".join(
+        LONG + b"\x00\x02\x00\x01" + bytes(4) + len(LONG).to_bytes(2, "big") + LONG for _ in range(100)
+    )
+    answer = b"\xc0\x0c\x00\x10\x00\x01" + bytes(4) + b"\x00\x02\x01x"
+    head = b"\x00\x01\x81\x80\x00\x01\x00\x01\x00\x64\x00\x00"
+    response = _read(head + b"\x01a\x00\x00\x10\x00\x01" + answer + servers)
+    assert (len(response.answer), response.authority, response.additional) == (1, [], [])
 
 
 async def test_as_many_records_as_are_read() -> None:
