@@ -10,7 +10,7 @@ CONFIG ?= conf/demo.toml
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test torture check fix lock bench clean
+.PHONY: help run demo test torture check fix lock bench conformance clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -43,6 +43,9 @@ fix: $(VENV)/dev.stamp ## what the linters can mend by themselves
 
 bench: $(VENV)/dev.stamp ## the figures of this machine: orders and OCSP (see benchmarks/README.md)
 	$(BIN)/python benchmarks/run.py
+
+conformance: $(VENV)/dev.stamp ## docs/conformance.md anew, from the tests of tests/rfc
+	$(BIN)/python -m tests.support.conformance
 
 # With the extras in the lock: older pips, Debian's among them, else take the newest release for an extra and refuse its hash.
 lock: ## make the locks anew from pyproject.toml (needs uv)

@@ -50,7 +50,10 @@ class TestReused:
         assert len({order.authorizations[0] for order in orders}) == 1
 
     async def test_some_of_them(self, client: AcmeClient) -> None:
-        """What was not shown is asked for: in the order's own, new authorization."""
+        """What was not shown is asked for: in the order's own, new authorization. §7.1.3: "The "authorizations" array of the
+        order SHOULD reflect all authorizations that the CA takes into account in deciding to issue, even if some authorizations
+        were fulfilled in earlier orders or in pre-authorization transactions."
+        """
         first = await client.ready_order("c.localhost")
         second = await client.new_order("d.localhost", "c.localhost")
         assert second.status == "pending"
@@ -175,8 +178,8 @@ class TestTime:
 
     @pytest.mark.asyncio(loop_scope="function")
     async def test_from_when_control_was_shown(self, ca: RunningCa, client: AcmeClient) -> None:
-        """§7.5.1: "If the final state is "valid", then the server MUST include an "expires" field. When finalizing an authorization,
-        the server MAY … modify the "expires" field."
+        """§7.5.1: "If the final state is "valid", then the server MUST include an "expires" field. When finalizing an
+        authorization, the server … may modify the "expires" field."
         """
         order = await client.new_order("t.localhost")
         assert moment(await client.authorization(order.authorizations[0])) == moment(order.document)

@@ -64,6 +64,13 @@ class TestSection61:
 
 
 class TestSection62:
+    @pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"junk", b'{"identifiers": []}', b'{"payload": "e30"}'])
+    def test_a_body_that_is_no_jws(self, body: bytes) -> None:
+        """§6.2: "All ACME requests with a non-empty body MUST encapsulate their payload in a JSON Web Signature (JWS) [RFC7515]
+        object".
+        """
+        assert refused(body).type is ProblemType.MALFORMED
+
     def test_flattened_serialization(self) -> None:
         """§6.2: "The JWS MUST be in the Flattened JSON Serialization"."""
         envelope = json.loads(sign(KEY, url=URL, nonce=NONCE, kid=KID))
@@ -175,6 +182,12 @@ class TestSection64:
     def test_url(self, url: str) -> None:
         """§6.4: "The server MUST reject the request as unauthorized if the string equality check fails."."""
         assert refused(sign(KEY, url=url, nonce=NONCE, kid=KID)).type is ProblemType.UNAUTHORIZED
+
+    @pytest.mark.parametrize("url", [None, 1, True, [URL], {"href": URL}])
+    def test_url_is_a_string(self, url: object) -> None:
+        """§6.4.1: "The value of the "url" header parameter MUST be a string representing the target URL." """
+        body = sign(KEY, url=URL, nonce=NONCE, kid=KID, header={"url": url})
+        assert refused(body).type is ProblemType.MALFORMED
 
     def test_url_in_the_protected_header(self) -> None:
         """§6.4.1: "The "url" header parameter MUST be carried in the protected header of the JWS."."""

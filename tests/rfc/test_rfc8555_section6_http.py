@@ -52,7 +52,7 @@ async def post_resources(ca: RunningCa, client: AcmeClient) -> dict[str, str]:
 
 class TestSection61:
     async def test_https(self, ca: RunningCa) -> None:
-        """§6.1: "Communications between an ACME client and an ACME server are done over HTTPS"."""
+        """§6.1: "Communications between an ACME client and an ACME server are done over HTTPS". "Use of HTTPS is REQUIRED." """
         assert all(url.startswith("https://") for url in (ca.directory_url, ca.urls.new_nonce, ca.urls.new_account))
         answer = await ca.session().get(ca.directory_url)
         assert answer.status == 200
@@ -98,7 +98,7 @@ class TestSection62:
         answer.refused("malformed", 415)
 
     async def test_nothing_changed_before_the_signature(self, ca: RunningCa, client: AcmeClient) -> None:
-        """§6.2: "For every request … the server MUST verify" the signature; a request that does not verify changes nothing."""
+        """§6.2: "The server MUST verify the JWS before processing the request."; one that does not verify changes nothing."""
         before = await ca.counts()
         url = client.directory["newOrder"]
         payload = {"identifiers": [{"type": "dns", "value": "a.localhost"}]}
@@ -179,8 +179,8 @@ class TestSection62:
 
 class TestSection63:
     async def test_get_is_405(self, ca: RunningCa, client: AcmeClient) -> None:
-        """§6.3: "If the client sends a GET request to a resource that … and the server only accepts POST, then the server
-        MUST return an error with status code 405 "Method Not Allowed" and type "malformed"."
+        """§6.3: "Except for the cases described in this section, if the server receives a GET request, it MUST return an error
+        with status code 405 (Method Not Allowed) and type "malformed"."
         """
         for name, url in (await post_resources(ca, client)).items():
             for method in ("GET", "PUT", "DELETE", "PATCH"):
@@ -199,8 +199,8 @@ class TestSection63:
     async def test_a_payload_where_none_belongs(
         self, ca: RunningCa, client: AcmeClient, resource: str, payload: dict[str, object] | bytes
     ) -> None:
-        """§6.3: "On receiving a request with a zero-length (and thus non-JSON) payload, the server MUST authenticate and
-        authorize the request"; only that is a POST-as-GET.
+        """§6.3: "In other words, the "payload" field of the JWS object MUST be present and set to the empty string ("")";
+        nothing else is a POST-as-GET.
         """
         url = (await post_resources(ca, client))[resource]
         (await client.post(url, payload)).refused("malformed", 400)
@@ -214,7 +214,9 @@ class TestSection63:
         (await fresh.post(resources["newAccount"], kid=None)).refused("malformed", 400)
 
     async def test_post_as_get_of_all_that_is_read(self, ca: RunningCa, client: AcmeClient) -> None:
-        """§6.3: "the server MUST respond … in the same way" as to a GET, to whoever is authorized, for any such resource."""
+        """§6.3: "Otherwise, the server MUST treat this request as having the same semantics as a GET request for the same
+        resource", for whoever is authorized.
+        """
         resources = await post_resources(ca, client)
         for name in ("account", "orders", "order", "authorization", "challenge", "certificate"):
             (await client.post(resources[name])).ok()
@@ -237,7 +239,7 @@ class TestSection63:
 class TestSection64:
     async def test_url_of_another_resource(self, ca: RunningCa, client: AcmeClient) -> None:
         """§6.4: "the server MUST compare the "url" … If the two do not match, then the server MUST reject the request as
-        unauthorized."
+        unauthorized." "The server SHOULD perform the corresponding string equality check"
         """
         before = await ca.counts()
         for url in (ca.directory_url, client.account_url + "/", client.account_url.upper(), "", "/acme"):
@@ -252,7 +254,7 @@ class TestSection64:
             (await client.send(url, body)).refused("unauthorized", 403)
 
     async def test_no_url(self, client: AcmeClient) -> None:
-        """§6.4: "The "url" header parameter MUST be carried in the protected header of the JWS."""
+        """§6.4.1: "The "url" header parameter MUST be carried in the protected header of the JWS." """
         (await client.post(client.account_url, without=["url"])).refused("malformed", 400)
 
     @pytest.mark.parametrize(
@@ -308,9 +310,10 @@ class TestSection64:
 
 class TestSection65:
     async def test_a_nonce_in_each_answer_to_a_post(self, ca: RunningCa, client: AcmeClient) -> None:
-        """§6.5: "An ACME server provides nonces to clients using the HTTP Replay-Nonce header field … The server MUST include
-        a Replay-Nonce header field in every successful response to a POST request and SHOULD provide it in error responses
-        as well."
+        """§6.5: "An ACME server provides nonces to clients using the HTTP Replay-Nonce header field … The server MUST include a
+        Replay-Nonce header field in every successful response to a POST request and SHOULD provide it in error responses as
+        well." §6.5.1: "The server MUST generate the values provided in Replay-Nonce header fields in such a way that they are
+        unique to each message, with high probability, and unpredictable to anyone besides the server."
         """
         answers: list[Answer] = [await client.post(url) for url in (await post_resources(ca, client)).values()]
         answers.append(await client.send(ca.urls.base + "/acme/nowhere", b"x"))
@@ -326,7 +329,7 @@ class TestSection65:
 
     async def test_base64url(self, client: AcmeClient) -> None:
         """§6.5.1: "The value of the Replay-Nonce header field MUST be an octet string encoded according to the base64url
-        encoding described in Section 2 of [RFC7515]."
+        encoding described in Section 2 of [RFC7515]." §6.1: "Trailing '=' characters MUST be stripped."
         """
         for _ in range(20):
             assert re.fullmatch(r"[A-Za-z0-9_-]{22}", await client.new_nonce())
@@ -351,11 +354,13 @@ class TestSection65:
             (await client.post(client.account_url, nonce=nonce)).refused("badNonce", 400)
 
     async def test_not_present(self, client: AcmeClient) -> None:
+        """§6.5: "Every JWS sent by an ACME client MUST include, in its protected header, the "nonce" header parameter"."""
         (await client.post(client.account_url, nonce=None)).refused("badNonce", 400)
 
     async def test_not_base64url(self, client: AcmeClient) -> None:
-        """§6.5.2: "If the value of a "nonce" header parameter is not valid according to this encoding, then the verifier MUST
-        reject the JWS as malformed."
+        """§6.5.2: "The value of the "nonce" header parameter MUST be an octet string, encoded according to the base64url
+        encoding described in Section 2 of [RFC7515]." §6.5.2: "If the value of a "nonce" header parameter is not valid
+        according to this encoding, then the verifier MUST reject the JWS as malformed."
         """
         for nonce in ("AAAA=", "not a nonce", "AAAA+", "A"):
             (await client.post(client.account_url, nonce=nonce)).refused("malformed", 400)
@@ -433,7 +438,7 @@ class TestSection67:
     async def test_subproblems(self, client: AcmeClient) -> None:
         """§6.7.1: "an ACME problem document MAY contain the "subproblems" field, containing a JSON array of problem documents,
         each of which MAY contain an "identifier" field. … The "identifier" field MUST NOT be present at the top level in ACME
-        problem documents."
+        problem documents." "If present, the "identifier" field MUST contain an ACME identifier".
         """
         answer = await client.order_answer("a.example", "good.localhost", "b.example", ips=("192.0.2.1",))
         answer.refused("rejectedIdentifier", 403)

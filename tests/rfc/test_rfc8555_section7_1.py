@@ -77,11 +77,11 @@ class TestSection71:
 class TestDirectory:
     async def test_fields(self, ca: RunningCa, client: AcmeClient) -> None:
         """§7.1.1: "It is a JSON object, whose field names are drawn from the resource registry … and whose values are the
-        corresponding URLs."
+        corresponding URLs." §7.1: "The server MUST provide "directory" and "newNonce" resources."
         """
         answer = (await client.get(ca.directory_url)).ok()
         assert answer.content_type == "application/json"
-        registry = {"newNonce", "newAccount", "newOrder", "newAuthz", "revokeCert", "keyChange", "meta"}
+        registry = {"newNonce", "newAccount", "newOrder", "newAuthz", "revokeCert", "keyChange", "renewalInfo", "meta"}
         assert set(answer.json) <= registry
         assert {"newNonce", "newAccount", "newOrder", "newAuthz", "revokeCert", "keyChange"} <= set(answer.json)
         urls = [url for name, url in answer.json.items() if name != "meta"]
@@ -105,8 +105,9 @@ class TestAccountObjects:
         assert account["contact"] == []
 
     async def test_orders_list(self, client: AcmeClient) -> None:
-        """§7.1.2.1: "The object contains a single field "orders", whose value is an array of URLs … Servers SHOULD include
-        pending orders and SHOULD NOT include orders that are invalid in the array of URLs."
+        """§7.1.2.1: "The result of the request MUST be a JSON object whose "orders" field is an array of URLs, each identifying
+        an order belonging to the account. The server SHOULD include pending orders and SHOULD NOT include orders that are
+        invalid in the array of URLs."
         """
         url = (await client.post(client.account_url)).json["orders"]
         assert (await client.post(url)).ok().json == {"orders": []}
@@ -181,7 +182,7 @@ class TestOrderObjects:
 class TestAuthorizationObjects:
     async def test_fields(self, client: AcmeClient) -> None:
         """§7.1.4: "identifier", "status" and "challenges" are required; "expires" is "REQUIRED for objects with "valid" in the
-        "status" field".
+        "status" field". "wildcard": "For other authorizations, it MUST be absent."
         """
         order = await client.new_order("z.localhost")
         pending = await client.authorization(order.authorizations[0])
@@ -194,7 +195,7 @@ class TestAuthorizationObjects:
 
     async def test_the_challenge_that_was_validated(self, client: AcmeClient) -> None:
         """§7.1.4: "For valid authorizations, the challenge that was validated. For invalid authorizations, the challenge that
-        was attempted and failed."
+        was attempted and failed." §7.5.1: "The server SHOULD NOT remove challenges with status "invalid"."
         """
         order = await client.new_order("good-1.localhost")
         valid = await client.authorize_one(order.authorizations[0])
@@ -203,6 +204,24 @@ class TestAuthorizationObjects:
         (await client.respond(await client.challenge(order.authorizations[0]))).ok()
         invalid = await client.final(order.authorizations[0])
         assert [challenge["status"] for challenge in invalid["challenges"]] == ["invalid"]
+
+    async def test_a_wildcard(self) -> None:
+        """§7.1.3: "An authorization returned by the server for a wildcard domain name identifier MUST NOT include the asterisk and
+        full stop ("*.") prefix in the authorization identifier value. The returned authorization MUST include the optional
+        "wildcard" field, with a value of true." §7.1.4: "This field MUST be present and true for authorizations created as a
+        result of a newOrder request containing a DNS identifier with a value that was a wildcard domain name." "Wildcard domain
+        names (with "*" as the first label) MUST NOT be included in authorization objects. If an authorization object conveys
+        authorization for the base domain of a newOrder DNS identifier containing a wildcard domain name, then the optional
+        authorizations "wildcard" field MUST be present with a value of true."
+        """
+        async with running_ca(policy={"wildcards": True}, validation={"challenges": ["http-01", "dns-01"]}) as ca:
+            client = await ca.client()
+            order = await client.new_order("*.a.localhost", "a.localhost")
+            wild, plain = [await client.authorization(url) for url in order.authorizations]
+            assert wild["identifier"] == plain["identifier"] == {"type": "dns", "value": "a.localhost"}
+            assert wild["wildcard"] is True
+            assert "wildcard" not in plain
+            assert [challenge["type"] for challenge in wild["challenges"]] == ["dns-01"]
 
     async def test_a_wildcard_is_not_offered_what_cannot_show_it(self, client: AcmeClient) -> None:
         """RULES §3: http-01 is "never offered for, and never satisfy, a wildcard"; the answer says what to do instead."""
@@ -235,7 +254,9 @@ class TestChallengeObjects:
 
     async def test_the_error_of_an_invalid_one(self, client: AcmeClient) -> None:
         """§8: "If the server sets a challenge's "status" to "invalid", it SHOULD also include the "error" field to help the
-        client diagnose why the challenge failed."
+        client diagnose why the challenge failed." §8: "A challenge object with an error MUST have status equal to "invalid"."
+        §8.2: "The server MUST add an entry to the "error" field in the challenge after each failed validation query": the first
+        one ends it.
         """
         order = await client.new_order("w.localhost")
         challenge = await client.challenge(order.authorizations[0])
@@ -244,6 +265,17 @@ class TestChallengeObjects:
         error = (await client.post(challenge["url"])).json["error"]
         assert error["type"] == "urn:ietf:params:acme:error:incorrectResponse"
         assert "404" in error["detail"]
+
+    async def test_every_token(self, client: AcmeClient) -> None:
+        """§8.4: "This value MUST have at least 128 bits of entropy. It MUST NOT contain any characters outside the base64url
+        alphabet, including padding characters ("=")." RFC 8737 §3: "This value MUST have at least 128 bits of entropy. It MUST
+        NOT contain any characters outside the base64url alphabet". draft-ietf-acme-dns-account-label-03 §3.1: "This value MUST
+        have at least 128 bits of entropy. It MUST NOT contain any characters outside the base64url alphabet".
+        """
+        order = await client.new_order("every.localhost")
+        challenges = (await client.authorization(order.authorizations[0]))["challenges"]
+        assert {item["type"] for item in challenges} == {"http-01", "tls-alpn-01", "dns-01", "dns-account-01"}
+        assert all(re.fullmatch(r"[A-Za-z0-9_-]{22,}", item["token"]) for item in challenges)
 
     async def test_a_token_of_its_own(self, client: AcmeClient) -> None:
         """§8.3: "This value MUST have at least 128 bits of entropy. It MUST NOT contain any characters outside the base64url
@@ -257,7 +289,10 @@ class TestChallengeObjects:
 
 class TestSection716:
     async def test_challenge_processing(self, ca: RunningCa, client: AcmeClient) -> None:
-        """§7.1.6: "They transition to the "processing" state when the client responds to the challenge"."""
+        """§7.1.6: "They transition to the "processing" state when the client responds to the challenge". §8.2: "The server MUST
+        provide information about its retry state to the client via … the Retry-After HTTP header field in response to requests
+        to the challenge resource."
+        """
         order = await client.new_order("slow.localhost")
         challenge = await client.challenge(order.authorizations[0])
         client.provision(challenge)
@@ -291,6 +326,20 @@ class TestSection716:
         assert (await client.final(order.authorizations[1]))["status"] == "invalid"
         assert (await client.order(order.url)).status == "invalid"
         assert (await client.authorization(order.authorizations[0]))["status"] == "valid"
+
+
+class TestUrls:
+    async def test_they_cannot_be_guessed(self, client: AcmeClient) -> None:
+        """§10.5: "To avoid leaking these correlations, CAs SHOULD assign URLs with an unpredictable component." """
+        issued = [(await client.issue("urls.localhost")).order for _ in range(2)]
+        urls = [client.account_url]
+        for order in issued:
+            urls += [order.url, *order.authorizations, order.certificate]
+        parts = {url.rpartition("/")[2] for url in urls}
+        assert all(re.fullmatch(r"[A-Za-z0-9_-]{22}", part) for part in parts)
+        assert not [url for url in urls if "urls" in url]
+        # The second order rests on the authorization of the first.
+        assert len(parts) == len(urls) - 1
 
 
 class TestSection72:

@@ -138,7 +138,9 @@ class TestNothingElseChanges:
 
 class TestRefused:
     async def test_by_an_active_account(self, client: AcmeClient) -> None:
-        """§7.3.5, step 1: "Validate the POST request belongs to a currently active account"."""
+        """§7.3.5, step 1: "Validate the POST request belongs to a currently active account". "The outer JWS MUST meet the
+        normal requirements for an ACME JWS request body".
+        """
         inner = client.key_change(new_key())
         (await client.post(url_of(client), inner, kid=None)).refused("malformed", 400)
         (await client.deactivate_account()).ok()
@@ -150,7 +152,10 @@ class TestRefused:
         (await client.post(url_of(client), payload)).refused("malformed", 400)
 
     async def test_no_jwk(self, client: AcmeClient) -> None:
-        """§7.3.5, step 3: "the JWS protected header of the inner JWS has a "jwk" field"."""
+        """§7.3.5, step 3: "the JWS protected header of the inner JWS has a "jwk" field". "The inner JWS MUST have a "jwk"
+        header parameter, containing the public key of the new key pair." "The inner JWS MUST omit the "nonce" header
+        parameter."
+        """
         for changes in ({"without": ["jwk"]}, {"kid": client.kid}, {"header": {"nonce": "AAAA"}}):
             (await client.post(url_of(client), client.key_change(new_key(), **changes))).refused("malformed", 400)
 
@@ -166,7 +171,9 @@ class TestRefused:
             (await client.post(url_of(client), inner)).refused("malformed", 400)
 
     async def test_another_url(self, client: AcmeClient) -> None:
-        """§7.3.5, step 6: "the "url" parameters of the inner and outer JWSs are the same"."""
+        """§7.3.5, step 6: "the "url" parameters of the inner and outer JWSs are the same". "The inner JWS MUST have the same
+        "url" header parameter as the outer JWS."
+        """
         for changes in ({"url": client.directory["newAccount"]}, {"without": ["url"]}):
             (await client.post(url_of(client), client.key_change(new_key(), **changes))).refused("malformed", 400)
 
@@ -180,6 +187,25 @@ class TestRefused:
         (await client.post(url_of(client), client.key_change(new_key(), payload=payload))).refused("malformed", 400)
         for who in (client, other):
             (await who.post(who.account_url)).ok()
+
+    async def test_the_account_to_the_letter(self, client: AcmeClient) -> None:
+        """§7.3.5: "The content of this field MUST be the exact string provided in the Location header field in response to the
+        newAccount request that created the account."
+        """
+        url = client.account_url
+        for account in (
+            url + "/",
+            url.upper(),
+            url.replace("https:", "http:"),
+            url.rpartition("/")[2],
+            "",
+            1,
+            None,
+            [url],
+        ):
+            payload = {"account": account, "oldKey": client.key.jwk}
+            inner = client.key_change(new_key(), payload=payload)
+            (await client.post(url_of(client), inner)).refused("malformed", 400)
 
     async def test_another_old_key(self, client: AcmeClient) -> None:
         """§7.3.5, step 8: "the "oldKey" field … is the same as the account key for the account in question"."""
@@ -207,7 +233,9 @@ class TestRefused:
         assert "Location" not in answer.headers
 
     async def test_bad_keys(self, ca: RunningCa, client: AcmeClient) -> None:
-        """§6.2: "badPublicKey", for a new key as for a new account's: of a kind that is not taken, certified, compromised (RULES §1)."""
+        """§6.2: "badPublicKey", for a new key as for a new account's: of a kind that is not taken, certified, compromised
+        (RULES §1). §7.3.5: "The inner JWS MUST meet the normal requirements".
+        """
         issued, leaked = await client.issue("k1.localhost"), await client.issue("k2.localhost")
         (await client.revoke(leaked.der, reason=1, key=certificate_key(leaked))).ok()
         for key in (certificate_key(issued), certificate_key(leaked)):

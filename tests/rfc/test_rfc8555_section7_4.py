@@ -111,13 +111,17 @@ class TestSection74NewOrder:
         ],
     )
     async def test_no_host_names(self, client: AcmeClient, name: str) -> None:
-        """§7.1.3, RULES §3: names are canonical host names, and an address in any spelling is none."""
+        """§7.1.3, RULES §3: names are canonical host names, and an address in any spelling is none. §7.1.4: "The domain name
+        MUST be encoded in the form in which it would appear in a certificate. That is, it MUST be encoded according to the
+        rules in Section 7 of [RFC5280]. Servers MUST verify any identifier values that begin with the ASCII-Compatible Encoding
+        prefix "xn--" as defined in [RFC5890] are properly encoded."
+        """
         (await client.order_answer(name)).refused("malformed", 400)
 
     @pytest.mark.parametrize("name", ["example.com", "localhost", "evil-localhost", "a.localhost.example.com", "local"])
     async def test_names_that_are_not_allowed(self, ca: RunningCa, client: AcmeClient, name: str) -> None:
-        """§7.4: "the server … SHOULD return a 403 (Forbidden) error, with a problem document describing the reason for the
-        rejection"; RULES §3: "the allow-list … is mandatory".
+        """§7.4: "The server MUST return an error if it cannot fulfill the request as specified"; RULES §3: "the allow-list … is
+        mandatory".
         """
         before = await ca.counts()
         answer = (await client.order_answer("fine.localhost", name)).refused("rejectedIdentifier", 403)
@@ -326,7 +330,9 @@ class TestCsrs:
     @pytest.mark.parametrize("what", BAD_CSRS)
     async def test_bad(self, ca: RunningCa, client: AcmeClient, what: str) -> None:
         """§7.4: "The CSR MUST indicate the exact same set of requested identifiers as the initial newOrder request." §6.7:
-        "badCSR: The CSR is unacceptable (e.g., due to a short key)". The order stays ready, and nothing is signed.
+        "badCSR: The CSR is unacceptable (e.g., due to a short key)". The order stays ready, and nothing is signed. §7.4: "the
+        problem document returned by the server SHOULD use error code "badCSR" and describe specific reasons the CSR was
+        rejected in its "detail" field. After returning such an error, the server SHOULD leave the order in the "ready" state".
         """
         order = await client.ready_order("a.localhost", "b.localhost")
         certificates = await ca.scalar("SELECT COUNT(*) AS n FROM certificates")
@@ -383,7 +389,9 @@ class TestCsrs:
         assert found.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest != b"x" * 20
 
     async def test_the_account_key(self, ca: RunningCa, client: AcmeClient) -> None:
-        """§11.1: "The CA … SHOULD … reject" a CSR whose key is an account key; RULES §1: it "is never certified"."""
+        """§11.1: "ACME clients and servers MUST verify that a CSR submitted in a finalize request does not contain a public key
+        for any known account key pair." RULES §1: it "is never certified".
+        """
         order = await client.ready_order("own.localhost")
         other = await ca.client()
         for key in (client.key.private, other.key.private):
@@ -452,8 +460,10 @@ class TestTheCertificate:
 
 class TestSection742:
     async def test_the_chain(self, ca: RunningCa, client: AcmeClient) -> None:
-        """§7.4.2: "The default format of the certificate is application/pem-certificate-chain (see Section 9)." "the first
-        certificate MUST be an end-entity certificate. Each following certificate SHOULD directly certify the one preceding it."
+        """§7.4.2: "The default format of the certificate is application/pem-certificate-chain (see Section 9)." §9.1: "The
+        textual encoding of certificates in this file MUST use the strict encoding and MUST NOT include explanatory text." "the
+        first certificate MUST be an end-entity certificate. Each following certificate SHOULD directly certify the one
+        preceding it."
         """
         issued = await client.issue("chain.localhost")
         answer = (await client.post(issued.order.certificate)).ok()

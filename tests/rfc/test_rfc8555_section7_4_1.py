@@ -28,8 +28,9 @@ async def new_authz(client: AcmeClient, value: object, type_: object = "dns") ->
 
 class TestSection741:
     async def test_created(self, client: AcmeClient) -> None:
-        """§7.4.1: "The server allocates a new URL for this authorization and returns a 201 (Created) response with the authorization
-        URL in the Location header field and the JSON authorization object in the body."
+        """§7.4.1: "The server allocates a new URL for this authorization and returns a 201 (Created) response with the
+        authorization URL in the Location header field and the JSON authorization object in the body." ""status" MUST be
+        "pending" unless the server has out-of-band information about the client's authorization status".
         """
         answer = (await new_authz(client, "a.localhost")).ok(201)
         assert answer.content_type == "application/json"
@@ -63,7 +64,8 @@ class TestSection741:
     @pytest.mark.parametrize(("type_", "value"), [("dns", "evil.example"), ("dns", "localhost"), ("ip", "10.0.0.1")])
     async def test_what_is_not_issued_for(self, ca: RunningCa, client: AcmeClient, type_: str, value: str) -> None:
         """§7.4.1: "If the server is unwilling to issue for the identifier, it SHOULD return an error with status code 403
-        (Forbidden), with a problem document describing the reason for the rejection."
+        (Forbidden), with a problem document describing the reason for the rejection." "Before processing the authorization
+        request, the server SHOULD determine whether it is willing to issue certificates for the identifier."
         """
         before = await ca.counts()
         answer = (await new_authz(client, value, type_)).refused("rejectedIdentifier", 403)

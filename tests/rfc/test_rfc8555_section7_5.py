@@ -27,7 +27,9 @@ async def client(ca: RunningCa) -> AcmeClient:
 
 class TestSection75:
     async def test_another_account(self, ca: RunningCa, client: AcmeClient) -> None:
-        """RULES §2: an authorization and its challenges are not there for another account."""
+        """RULES §2: an authorization and its challenges are not there for another account. §7.5.2: "The server MUST verify that
+        the request is signed by the account key corresponding to the account that owns the authorization."
+        """
         order = await (await ca.client()).new_order("theirs.localhost")
         theirs, missing = order.authorizations[0], ca.urls.authorization(UNKNOWN)
         for payload in (b"", {}, {"status": "deactivated"}, {"status": "valid"}):
@@ -93,8 +95,8 @@ class TestSection751:
         assert len(ca.site.responder.requests) == requests
 
     async def test_retry_after(self, client: AcmeClient) -> None:
-        """§7.5.1: "The server MUST … SHOULD include a Retry-After header field to suggest a polling interval to the client" while
-        it works on it.
+        """§7.5.1: "In responding to poll requests while the validation is still in progress, the server MUST return a 200 (OK)
+        response and MAY include a Retry-After header field to suggest a polling interval to the client."
         """
         order = await client.new_order("ra.localhost")
         answer = (await client.post(order.authorizations[0])).ok()

@@ -139,8 +139,9 @@ class TestSection8_3:  # noqa: N801  (the section's number)
         "body", [b"", b"\n" + EXPECTED.encode(), EXPECTED.encode() + b"x", EXPECTED.upper().encode(), TOKEN.encode()]
     )
     def test_the_body_has_to_match(self, body: bytes) -> None:
-        """Verify that key authorization provided by the HTTP server matches the key authorization stored by the
-        server."""
+        """Verify that key authorization provided by the HTTP server matches the key authorization stored by the server. The
+        value of the resource MUST be the ASCII representation of the key authorization.
+        """
         problem = judge_http01(seen(body), expected=EXPECTED)
         assert problem is not None
         assert problem.type is ProblemType.INCORRECT_RESPONSE

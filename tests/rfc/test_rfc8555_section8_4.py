@@ -144,7 +144,9 @@ class TestDnsAccountLabel:
             assert {question.name for question in peer.questions} == {name}
 
     async def test_the_record_of_dns01_does_not_count(self) -> None:
-        """§3.3: the record is at the account's own name."""
+        """§3.3: the record is at the account's own name. "If no DNS record is found, or DNS record and response payload do not
+        pass these checks, then the server MUST fail the validation and mark the challenge as invalid."
+        """
         async with dns_peer() as peer:
             peer.add(ASKED, "TXT", f'"{txt_value(AUTHORIZATION)}"')
             assert await judged(peer, dns_account01_name(NAME, ACCOUNT_URL), ACCOUNT_URL) is not None

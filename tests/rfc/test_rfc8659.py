@@ -48,9 +48,11 @@ def forbidden(*names: str) -> dict[str, ProblemType]:
 
 class TestRfc8659Section3:
     async def test_the_relevant_rrset_is_looked_for_and_binds(self) -> None:
-        """Before issuing a certificate, a compliant CA MUST check for publication of a Relevant RRset. If such an RRset exists, a
-        CA MUST NOT issue a certificate unless the CA determines that … the certificate request is consistent with the applicable
-        CAA RRset"""
+        """Before issuing a certificate, a compliant CA MUST check for publication of a Relevant RRset. If such an RRset exists,
+        a CA MUST NOT issue a certificate unless the CA determines that … the certificate request is consistent with the
+        applicable CAA RRset §5.1: "An Issuer MUST NOT issue certificates if doing so would conflict with the Relevant RRset,
+        irrespective of whether the corresponding DNS records are signed."
+        """
         async with dns_peer() as peer:
             peer.add("example.com", "CAA", '0 issue "ca1.example.net"')
             assert await allowed(peer, "example.com")
@@ -114,7 +116,7 @@ class TestRfc8659Section3:
 
     @pytest.mark.parametrize("lasting", [says(dns.rcode.SERVFAIL), says(dns.rcode.REFUSED), silence])
     async def test_a_lookup_that_fails_proves_no_absence(self, lasting: Behaviour) -> None:
-        """… a compliant CA MUST check for publication of a Relevant RRset: who could not check, does not issue."""
+        """ "… a compliant CA MUST check for publication of a Relevant RRset": who could not check, does not issue."""
         async with dns_peer() as peer:
             peer.add("com", "CAA", '0 issue "ca1.example.net"')
             peer.always("example.com", lasting, "CAA")
@@ -239,10 +241,11 @@ class TestRfc8657:
         ]
 
     async def test_accounts(self) -> None:
-        """§3: Where a CAA Property has an "accounturi" parameter, a CA MUST only consider that Property to authorize issuance in
-        the context of a given certificate issuance request if the CA recognizes the URI specified in the value portion of that
-        parameter as identifying the account making that request. §3.1: implementations … MUST recognize such URIs [of ACME
-        account objects]."""
+        """§3: Where a CAA Property has an "accounturi" parameter, a CA MUST only consider that Property to authorize issuance
+        in the context of a given certificate issuance request if the CA recognizes the URI specified in the value portion of
+        that parameter as identifying the account making that request. §3.1: implementations … MUST recognize such URIs [of ACME
+        account objects]. §5.4: CAs MUST satisfy this requirement by using URIs that include an authority
+        """
         records = [f"example.net; accounturi={ACCOUNT_URL}", f"example.net; accounturi={URLS.account('2345')}"]
         async with dns_peer() as peer:
             requests = ((ACCOUNT, "dns-01"), ("2345", "dns-01"), ("3456", "dns-01"))
@@ -264,7 +267,8 @@ class TestRfc8657:
 
     async def test_the_issuer_still_counts(self) -> None:
         """§3: The presence of an "accounturi" parameter does not replace or supersede the need to validate the domain name
-        specified in an "issue" or "issuewild" record"""
+        specified in an "issue" or "issuewild" record CAs MUST still perform such validation.
+        """
         async with dns_peer() as peer:
             records = [f"example.org; accounturi={ACCOUNT_URL}"]
             assert await self.outcomes(peer, records, (ACCOUNT, "dns-01")) == [False]

@@ -245,7 +245,7 @@ class TestSection3:
 class TestSection4:
     async def test_nothing_follows_the_handshake(self, peer: TlsPeer) -> None:
         """Once the handshake is completed, the client MUST NOT exchange any further data with the server and MUST immediately
-        close the connection.
+        close the connection. §3: "Once the TLS handshake has been completed, the connection MUST be immediately closed".
         """
         peer.provision(NAME, "t.t")
         validator = TlsAlpn01Validator(_dialler(Hosts(a_localhost=[["127.0.0.1"]])), port=peer.port)

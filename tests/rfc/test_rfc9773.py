@@ -126,8 +126,8 @@ async def test_4_2_the_end_is_behind_the_start(ca: RunningCa, client: AcmeClient
 
 
 async def test_4_2_explanation(ca: RunningCa, client: AcmeClient) -> None:
-    """§4.2: "explanationURL (string, optional): A URL pointing to a page that may explain why the suggested renewal window has its
-    current value."
+    """§4.2: "explanationURL (string, optional): A URL pointing to a page which may explain why the suggested renewal window has
+    its current value."
     """
     one = await client.issue("explained.localhost")
     arguments = {"name": "explained.localhost", "within": 7200, "why": "https://wiki.corp.internal/ca/42"}
@@ -157,8 +157,8 @@ async def test_4_3_retry_after(client: AcmeClient, issued: Issued) -> None:
 
 
 async def test_4_3_2_no_more_than_once_a_minute() -> None:
-    """§4.3.2: clients "SHOULD set reasonable limits": "values under one minute could be treated as if they were one minute, and
-    values over one day could be treated as if they were one day". So nothing else is sent.
+    """§4.3.2: clients "MUST set reasonable limits on their checking interval": "values under one minute could be treated as if
+    they were one minute, and values over one day could be treated as if they were one day". So nothing else is sent.
     """
     async with running_ca(duties=False, policy={"lifetime": "10m"}, renewal={"retry_after": "1d"}) as ca:
         client = await ca.client()
@@ -215,8 +215,9 @@ async def test_5_left_out(client: AcmeClient, issued: Issued) -> None:
 
 
 async def test_5_the_same_account(ca: RunningCa, client: AcmeClient, issued: Issued) -> None:
-    """§5: "Servers SHOULD check that the identified certificate and the newOrder request correspond to the same ACME account". To
-    another one it is a certificate that there is not (RULES §2), whether it exists, is revoked, or is ours at all.
+    """§5: "Servers SHOULD check that the identified certificate and the newOrder request correspond to the same ACME account".
+    To another one it is a certificate that there is not (RULES §2), whether it exists, is revoked, or is ours at all. §5: "If
+    any of these checks fail, the server SHOULD reject the new-order request."
     """
     stranger = await ca.client()
     own = CertificateId.parse(renewal_identifier(issued.leaf))
@@ -287,8 +288,8 @@ async def test_5_clients_that_order_again_without_it(client: AcmeClient, issued:
 
 
 async def test_6_unauthenticated(ca: RunningCa, client: AcmeClient, issued: Issued) -> None:
-    """§6: "renewalInfo resources MUST be exposed and accessed via unauthenticated GET requests"; "allowing renewalInfo to be easily
-    cached is advantageous".
+    """§6: "RenewalInfo resources are exposed and accessed via unauthenticated GET requests"; "allowing RenewalInfo resources to
+    be easily cached is advantageous".
     """
     url = f"{client.directory['renewalInfo']}/{renewal_identifier(issued.leaf)}"
     nobody = await ca.client(register=False)
