@@ -8,6 +8,9 @@ of an ACME request has to equal them byte for byte (RFC 8555 §6.4), and what st
 from dataclasses import dataclass
 from typing import Final
 
+ACME_PREFIX: Final = "/acme/"
+"""What the path of every ACME resource begins with."""
+
 
 class Paths:
     """Path templates, with aiohttp's `{name}` for a variable part. Ids are `[A-Za-z0-9_-]` (RFC 8555 §6.1 leaves them free)."""

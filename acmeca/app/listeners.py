@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 def build_acme_app(opened: Opened) -> web.Application:
     """The application of the ACME listener."""
-    middleware = observing(opened.metrics, acme_middleware(opened.services))
+    middleware = observing(opened.metrics, acme_middleware(opened.services, cors=opened.config.server.cors))
     app = web.Application(middlewares=[middleware], client_max_size=MAX_BODY)
     AcmeResources(opened.services, meta=directory_meta(opened.config)).add_routes(app)
     add_front_page(app, lambda: front_page_model(opened))

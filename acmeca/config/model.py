@@ -174,6 +174,7 @@ class ServerSection(_Section):
     workers: Annotated[int, BeforeValidator(parse_workers)] = 1
     terms_of_service: Annotated[str | None, BeforeValidator(parse_page_url)] = None
     terms_must_be_agreed_again: Annotated[Bool, AfterValidator(_has_terms)] = False
+    cors: Bool = True
     demo: Bool = False
 
     @property

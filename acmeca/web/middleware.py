@@ -20,7 +20,8 @@ from acmeca.errors import Busy
 from acmeca.quoting import quote_input
 from acmeca.service.services import Services
 from acmeca.storage.errors import StorageError
-from acmeca.urls import Paths, Urls
+from acmeca.urls import ACME_PREFIX, Paths, Urls
+from acmeca.web.cors import HEADERS, preflight
 from acmeca.web.problem_page import help_links
 
 log = logging.getLogger(__name__)
@@ -29,15 +30,17 @@ PROBLEM_JSON: Final = "application/problem+json"
 SERVER_NAME: Final = "acmeca"  # without a version: it would only tell an attacker what to look up
 
 
-def acme_middleware(services: Services) -> Middleware:
-    """The middleware of the ACME listener."""
+def acme_middleware(services: Services, *, cors: bool) -> Middleware:
+    """The middleware of the ACME listener. `cors` lets web pages of other origins use ACME."""
     index = f'<{services.urls.directory}>;rel="index"'
     render = partial(_rendered, help_links(services.urls))
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        is_cross_origin = cors and request.path.startswith(ACME_PREFIX)
         try:
-            response = await handler(request)
+            asked = preflight(request) if is_cross_origin else None
+            response = await handler(request) if asked is None else asked
         except Problem as problem:
             response = render(problem)
             log.info("%s %s: %d %s", request.method, quote_input(request.raw_path), problem.status, problem)
@@ -61,6 +64,8 @@ def acme_middleware(services: Services) -> Middleware:
         if request.path != Paths.DIRECTORY:
             # §7.1: "The "index" link relation is present on all resources other than the directory"
             response.headers.add("Link", index)
+        if is_cross_origin:
+            response.headers.update(HEADERS)
         return response
 
     return middleware

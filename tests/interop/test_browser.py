@@ -28,6 +28,7 @@ from aiohttp import web
 from acmeca.urls import Paths
 from acmeca.web.front_page import FrontPageModel, add_front_page
 from tests.support.front_page import make_demo_model, make_model
+from tests.support.server import running_ca
 
 pytestmark = pytest.mark.interop
 
@@ -54,6 +55,36 @@ TOO_WIDE = """
 [...document.body.querySelectorAll("*")]
   .filter(e => e.checkVisibility() && !e.matches(".skip") && e.getBoundingClientRect().right > innerWidth + 0.5)
   .map(e => e.tagName + "." + e.className + " " + e.textContent.trim().slice(0, 60))
+"""
+
+
+# A client in a page: nothing of ours but the directory's URL. A key that no script can read signs (WebCrypto gives r and s as JWS wants).
+ACME_CLIENT = """
+async directoryUrl => {
+  const encode = bytes => btoa(String.fromCharCode(...new Uint8Array(bytes)))
+    .replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+  const utf8 = text => new TextEncoder().encode(text);
+  const directory = await (await fetch(directoryUrl)).json();
+  const keys = await crypto.subtle.generateKey({name: "ECDSA", namedCurve: "P-256"}, false, ["sign"]);
+  const {kty, crv, x, y} = await crypto.subtle.exportKey("jwk", keys.publicKey);
+  let nonce = (await fetch(directory.newNonce, {method: "HEAD"})).headers.get("Replay-Nonce");
+  const post = async (url, signer, payload) => {
+    const header = encode(utf8(JSON.stringify({alg: "ES256", nonce, url, ...signer})));
+    const body = payload === null ? "" : encode(utf8(JSON.stringify(payload)));
+    const signature = await crypto.subtle.sign({name: "ECDSA", hash: "SHA-256"}, keys.privateKey, utf8(header + "." + body));
+    const answer = await fetch(url, {
+      method: "POST",
+      headers: {"Content-Type": "application/jose+json"},
+      body: JSON.stringify({protected: header, payload: body, signature: encode(signature)}),
+    });
+    nonce = answer.headers.get("Replay-Nonce");
+    return {status: answer.status, location: answer.headers.get("Location"), json: await answer.json()};
+  };
+  const made = await post(directory.newAccount, {jwk: {kty, crv, x, y}}, {contact: ["mailto:page@example.org"]});
+  const read = await post(made.location, {kid: made.location}, null);
+  const refused = await post(directory.newOrder, {kid: made.location}, {});
+  return {made, read, refused};
+}
 """
 
 
@@ -153,7 +184,8 @@ class Tab:
         return result
 
     async def evaluate(self, expression: str) -> Any:
-        answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """The value of an expression; of a promise, what it comes to."""
+        answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -227,6 +259,27 @@ async def serving(model: FrontPageModel) -> AsyncIterator[str]:
     """The page on a loopback port; yields its origin."""
     app = web.Application()
     add_front_page(app, lambda: model)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def blank_page() -> AsyncIterator[str]:
+    """An empty page on a loopback port, which is a secure context; yields its origin."""
+
+    async def show(_: web.Request) -> web.Response:
+        return web.Response(
+            text="<!doctype html><title>empty</title><link rel=icon href=data:,>", content_type="text/html"
+        )
+
+    app = web.Application()
+    app.router.add_get("/", show)
     runner = web.AppRunner(app)
     await runner.setup()
     try:
@@ -369,6 +422,33 @@ async def test_the_policy_stops_what_the_page_never_does(open_tab: OpenTab) -> N
         assert await tab.evaluate("getComputedStyle(document.getElementById('late')).color") != "rgb(255, 0, 0)"
         await tab.evaluate("0")
         assert any("Content Security Policy" in json.dumps(event) for event in tab.complaints())
+
+
+async def test_an_acme_client_in_a_page(open_tab: OpenTab) -> None:
+    """RFC 8555 §6.1: "ACME servers … need to use Cross-Origin Resource Sharing (CORS) in order to be accessible from browser-based
+    clients": a page of another origin reads the directory, gets nonces, makes an account and reads a problem.
+    """
+    async with running_ca() as ca, blank_page() as origin, open_tab() as tab:
+        await tab.call("Security.setIgnoreCertificateErrors", ignore=True)  # our root is in nobody's trust store
+        await tab.open(origin)
+        result = await tab.evaluate(f"({ACME_CLIENT})({json.dumps(ca.directory_url)})")
+        assert result["made"]["status"] == 201
+        assert result["made"]["location"].startswith(ca.urls.account(""))
+        assert result["made"]["json"]["contact"] == ["mailto:page@example.org"]
+        assert result["read"] == {"status": 200, "location": None, "json": result["made"]["json"]}
+        assert (result["refused"]["status"], result["refused"]["json"]["type"].rpartition(":")[2]) == (400, "malformed")
+        assert await ca.scalar("SELECT COUNT(*) AS n FROM accounts") == 1
+        assert not any("CORS" in json.dumps(event) for event in tab.complaints())
+
+
+async def test_a_page_that_is_not_let_in(open_tab: OpenTab) -> None:
+    """`server.cors = false`, and the proof that the browser above would not have read anything without those headers."""
+    async with running_ca(server={"cors": False}) as ca, blank_page() as origin, open_tab() as tab:
+        await tab.call("Security.setIgnoreCertificateErrors", ignore=True)
+        await tab.open(origin)
+        url = json.dumps(ca.directory_url)
+        assert await tab.evaluate(f"fetch({url}).then(() => 'read', error => error.name)") == "TypeError"
+        assert any("CORS" in json.dumps(event) for event in tab.complaints())
 
 
 async def _press(tab: Tab, key: str, code: int, *, text: str = "") -> None:
