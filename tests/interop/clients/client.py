@@ -133,12 +133,12 @@ def shown(ca: Installation, issued: Issued) -> dict[str, Any]:
     return ca.operate("show", serial=issued.serial)
 
 
-def verify(ca: Installation, issued: Issued, *identifiers: str) -> None:
-    """openssl at its strictest: the chain leads to the root, for every identifier; and the root itself was not sent."""
+def verify(ca: Installation, issued: Issued, *identifiers: str, with_root: bool = False) -> None:
+    """openssl at its strictest: the chain leads to the root, for every identifier; the root itself is the last, or not there."""
     leaf, *chain = issued.pems
     untrusted = issued.certificate.with_suffix(".untrusted")
     untrusted.write_text("\n".join(chain))
-    assert ca.root_path.read_text().strip() not in chain
+    assert (ca.root_path.read_text().strip() in chain[-1:]) == with_root
     for identifier in identifiers:
         kind = "-verify_ip" if re.fullmatch(r"[\d.]+|.*:.*", identifier) else "-verify_hostname"
         run(
