@@ -150,9 +150,9 @@ class TestSection62:
         (await client.post(client.account_url)).ok()
 
     async def test_no_mac(self, client: AcmeClient) -> None:
-        """§6.2: the "alg" MUST NOT be "none" or a Message Authentication Code algorithm. "… the server MUST return an error
-        with status code 400 (Bad Request) and type "badSignatureAlgorithm". The problem document returned with the error
-        MUST include an "algorithms" field with an array of supported "alg" values."
+        """§6.2: "alg": "This field MUST NOT contain "none" or a Message Authentication Code (MAC) algorithm". "the server MUST
+        return an error with status code 400 (Bad Request) and type "badSignatureAlgorithm". The problem document returned with
+        the error MUST include an "algorithms" field with an array of supported "alg" values."
         """
         for algorithm in ("none", "HS256", "HS512", "ES256K", "PS256"):
             answer = await client.post(client.account_url, alg=algorithm)

@@ -127,8 +127,10 @@ class TestRfc8659Section3:
 class TestRfc8659Section4_1:  # noqa: N801  (the section's number)
     @pytest.mark.parametrize("name", ["new.example.com", "*.new.example.com"])
     async def test_critical_and_unknown(self, name: str) -> None:
-        """A CA MUST NOT issue certificates for any FQDN if the Relevant RRset for that FQDN contains a CAA critical Property for
-        an unknown or unsupported Property Tag. (§4.5's example: 128 tbs "Unknown")"""
+        """A CA MUST NOT issue certificates for any FQDN if the Relevant RRset for that FQDN contains a CAA critical Property
+        for an unknown or unsupported Property Tag. (§4.5's example: 128 tbs "Unknown") §4.5: new semantics that MUST be
+        understood for correct processing of the record
+        """
         async with dns_peer() as peer:
             peer.add("new.example.com", "CAA", '0 issue "ca1.example.net"', '128 tbs "Unknown"')
             assert await refused(peer, name) == forbidden(name)
@@ -243,8 +245,9 @@ class TestRfc8657:
     async def test_accounts(self) -> None:
         """§3: Where a CAA Property has an "accounturi" parameter, a CA MUST only consider that Property to authorize issuance
         in the context of a given certificate issuance request if the CA recognizes the URI specified in the value portion of
-        that parameter as identifying the account making that request. §3.1: implementations … MUST recognize such URIs [of ACME
-        account objects]. §5.4: CAs MUST satisfy this requirement by using URIs that include an authority
+        that parameter as identifying the account making that request. §3.1: implementations … that also implement ACME MUST
+        recognize such URIs [of ACME account objects]. §5.4: CAs MUST satisfy this requirement by using URIs that include an
+        authority
         """
         records = [f"example.net; accounturi={ACCOUNT_URL}", f"example.net; accounturi={URLS.account('2345')}"]
         async with dns_peer() as peer:
