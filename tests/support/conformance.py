@@ -246,7 +246,7 @@ def _escaped(text: str) -> str:
 
 
 def _evidence(clause: Clause, tests: Sequence[str]) -> str:
-    said = [f"`{test.removeprefix('tests/')}`" for test in tests[:_MAX_TESTS]]
+    said = [f"`{test.removeprefix('tests/rfc/').removeprefix('tests/')}`" for test in tests[:_MAX_TESTS]]
     if len(tests) > _MAX_TESTS:
         said.append(f"{len(tests) - _MAX_TESTS} more")
     if clause.divergence is not None:
