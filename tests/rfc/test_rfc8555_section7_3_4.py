@@ -45,8 +45,8 @@ async def sent(client: AcmeClient, grant: dict[str, Any], **changes: Any) -> Ans
 
 class TestRequired:
     async def test_directory(self, ca: RunningCa, strict: RunningCa) -> None:
-        """§7.3.4: "If a CA requires that newAccount requests contain an "externalAccountBinding" field, then it MUST provide the
-        value "true" in the "externalAccountRequired" subfield of the "meta" field in the directory object."
+        """§7.3.4: "If such a CA requires that newAccount requests contain an "externalAccountBinding" field, then it MUST
+        provide the value "true" in the "externalAccountRequired" subfield of the "meta" field in the directory object."
         """
         for one, required in ((ca, False), (strict, True)):
             client = await one.client(register=False)
@@ -87,7 +87,8 @@ class TestGood:
     @pytest.mark.parametrize("alg", MAC_ALGORITHMS)
     async def test_every_mac(self, ca: RunningCa, client: AcmeClient, grant: dict[str, Any], alg: str) -> None:
         """ "The "alg" field MUST indicate a MAC-based algorithm"; RFC 7518 §3.2: "A key of the same size as the hash output … or
-        larger MUST be used with this algorithm", so that the key has room for each of them.
+        larger MUST be used with this algorithm", so that the key has room for each of them. §7.3.4: "The MAC key SHOULD be
+        provided in base64url-encoded form".
         """
         assert len(decode(grant["hmac_key"])) == 64
         (await sent(client, grant, alg=alg)).ok(201)
@@ -100,13 +101,16 @@ class TestGood:
         assert answer.json["externalAccountBinding"] == binding
 
     async def test_the_example(self, ca: RunningCa, client: AcmeClient, grant: dict[str, Any]) -> None:
-        """The request of §7.3.4, with its members and no other."""
+        """The request of §7.3.4, with its members and no other. §7.3.4: "The key identifier MUST be an ASCII string." "The
+        "kid" field MUST contain the key identifier provided by the CA".
+        """
         binding = client.binding(grant)
         assert json.loads(decode(str(binding["protected"]))) == {
             "alg": "HS256",
             "kid": grant["kid"],
             "url": client.directory["newAccount"],
         }
+        assert grant["kid"].isascii()
         assert json.loads(decode(str(binding["payload"]))) == client.key.jwk
         assert set(binding) == {"protected", "payload", "signature"}
         contact = ["mailto:cert-admin@example.org", "mailto:admin@example.org"]
@@ -166,6 +170,10 @@ class TestRefused:
         changes: dict[str, Any],
         type_: str,
     ) -> None:
+        """§7.3.4: "To verify the account binding, the CA MUST take the following steps", and what step 2 asks for: "The "alg"
+        field MUST indicate a MAC-based algorithm", "The "kid" field MUST contain the key identifier provided by the CA", "The
+        "nonce" field MUST NOT be present", "The "url" field MUST be set to the same value as the outer JWS".
+        """
         status = 400 if type_ == "malformed" else 403
         accounts = await ca.scalar("SELECT COUNT(*) AS n FROM accounts")
         answer = (await sent(client, grant, **changes)).refused(type_, status)

@@ -1,7 +1,8 @@
 """docs/conformance.md: each sentence of a standard that binds a CA, and the tests that show it. `make conformance` writes it.
 
 1. The sentences are in tests/rfc/clauses/*.toml, one file per document; where one was corrected, it was corrected there.
-2. A test of tests/rfc shows a sentence if its docstring quotes it: in quotation marks or bare, with "…" for what is left out.
+2. A test of tests/rfc shows a sentence if its docstring quotes it, or its class's, which stands for all of the class: in
+   quotation marks or bare, with "…" for what is left out.
    Quotations are compared without case, inner quotation marks, references in brackets and "(see Section …)".
 3. A quotation is looked for in the document and the section that stand before it ("RFC 8738 §7: …"); without a document, in
    that of the class or the module; without a section, in all of the document.
@@ -37,7 +38,7 @@ _LEFT_OUT: Final = re.compile(r"…|\.\.\.|(?<=[.:;])\s+(?=[A-Z])|\[(?!RFC|FIPS|
 _NOISE: Final = re.compile(
     r"\[(?:RFC ?|FIPS|X\.)[\d-]+\]|\(see [^)]*\)|urn:ietf:params:acme:error:|[\"'`]", re.IGNORECASE
 )
-_MAX_CLAUSE: Final = 240
+_MAX_CLAUSE: Final = 320
 _MAX_TESTS: Final = 3
 _MIN_NORMATIVE_WORDS: Final = 4
 _MIN_WORDS: Final = 5
@@ -101,6 +102,8 @@ class Quotation:
 
 @dataclass(frozen=True)
 class Test:
+    """A test or a class of tests, as `file::name`."""
+
     name: str
     quotations: tuple[Quotation, ...]
 
@@ -196,9 +199,10 @@ def read_tests(path: Path) -> Iterator[Test]:
                 number = re.search(r"Section(\d+(?:_\d+)+)$", node.name)
                 named = re.search(r"Rfc(\d{4})", node.name)
                 inner = _named(ast.get_docstring(node), f"RFC {named[1]}" if named else document)
-                yield from tests(
-                    node.body, f"{prefix}::{node.name}", inner, number[1].replace("_", ".") if number else ""
-                )
+                place = number[1].replace("_", ".") if number else ""
+                name = f"{prefix}::{node.name}"
+                yield Test(name, tuple(quotations(ast.get_docstring(node) or "", document=inner, section=place)))
+                yield from tests(node.body, name, inner, place)
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
                 found = quotations(ast.get_docstring(node) or "", document=document, section=section)
                 yield Test(f"{prefix}::{node.name}", tuple(found))

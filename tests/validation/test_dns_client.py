@@ -279,9 +279,7 @@ def test_a_name_that_has_no_end_is_nonsense(name: bytes) -> None:
 
 def test_what_stands_beside_the_answer_is_not_read() -> None:
     """Whoever has a zone names its servers, and what they are called is no answer to us."""
-    servers = b"".join(
-        LONG + b"\x00\x02\x00\x01" + bytes(4) + len(LONG).to_bytes(2, "big") + LONG for _ in range(100)
-    )
+    servers = b"".join(LONG + b"\x00\x02\x00\x01" + bytes(4) + len(LONG).to_bytes(2, "big") + LONG for _ in range(100))
     answer = b"\xc0\x0c\x00\x10\x00\x01" + bytes(4) + b"\x00\x02\x01x"
     head = b"\x00\x01\x81\x80\x00\x01\x00\x01\x00\x64\x00\x00"
     response = _read(head + b"\x01a\x00\x00\x10\x00\x01" + answer + servers)
