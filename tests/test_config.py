@@ -28,9 +28,14 @@ from acmeca.config import (
     parse_duration,
 )
 from acmeca.config.mistakes import describe_mistake, show
+from acmeca.config.profiles import ProfileSection
 from acmeca.config.values import ListenAddress, parse_base_url, parse_listen_address
+from acmeca.policy.keys import KeyType
 from acmeca.policy.limits import Limit, Rate
+from acmeca.policy.offer import Offer
+from acmeca.policy.profiles import Profile, Usage
 
+DAY = timedelta(days=1)
 HERE = Path("/etc/acmeca/acmeca.toml")
 GOOD: dict[str, dict[str, Any]] = {
     "server": {"base_url": "https://ca.corp.internal:8443", "status_url": "http://ca.corp.internal:8080"},
@@ -304,6 +309,9 @@ MISTAKES: list[tuple[str, str, Any, list[str]]] = [
     ("validation", "challenges", "http-01", ["write a list"]),
     ("validation", "challenges", ["http-01", "http-01"], ["once"]),
     ("policy", "wildcards", "no", ["true or false"]),
+    ("policy", "default_profile", 7, ["got 7", "text in quotes"]),
+    ("policy", "default_profile", "web", ['got "web"', "no such profile", "server, short, client, kubernetes"]),
+    ("policy", "default_profile", "Server", ['got "Server"', "no such profile"]),
     ("storage", "url", 5, ["text in quotes"]),
     # names that do not exist
     ("policy", "allowed_name", ["x"], ["no such key", "did you mean allowed_names?"]),
@@ -497,6 +505,205 @@ def test_any_value_is_shown_on_one_line(value: object) -> None:
     assert shown.isprintable()
 
 
+# --- profiles -------------------------------------------------------------------------------------------------------
+
+
+def offer_of(text: str, environment: dict[str, str] | None = None, **policy: Any) -> Offer:
+    sections = GOOD | {"policy": GOOD["policy"] | policy}
+    return parse_config(f"{toml(sections)}\n{text}", HERE, environment or {}).profiles
+
+
+class TestProfiles:
+    def test_what_is_there_without_being_written(self) -> None:
+        """The shipped profiles: `server` (90 d), `short` (24 h), `client`, `kubernetes` (server and client auth)."""
+        offer = offer_of("")
+        assert offer.default == "server"
+        assert {
+            name: (profile.lifetime, profile.maximum_lifetime, profile.usages, profile.common_name)
+            for name, profile in offer.profiles.items()
+        } == {
+            "server": (90 * DAY, 90 * DAY, {Usage.SERVER}, False),
+            "short": (DAY, DAY, {Usage.SERVER}, False),
+            "client": (90 * DAY, 90 * DAY, {Usage.CLIENT}, True),
+            "kubernetes": (90 * DAY, 90 * DAY, {Usage.SERVER, Usage.CLIENT}, True),
+        }
+        for name, profile in offer.profiles.items():
+            assert (profile.name, profile.allowed_names, profile.must_staple) == (name, None, False)
+            assert profile.key_types == set(KeyType)
+            assert profile.challenges == config_with().validation.challenges
+            assert (profile.organization, profile.organizational_unit) == (None, None)
+
+    def test_policy_lifetime_is_every_profiles_that_has_none(self) -> None:
+        offer = offer_of('[profiles.server]\nlifetime = "60d"\n[profiles.web]\n', lifetime="30d")
+        lifetimes = {name: profile.lifetime for name, profile in offer.profiles.items()}
+        assert lifetimes == {
+            "server": 60 * DAY,
+            "short": DAY,
+            "client": 30 * DAY,
+            "kubernetes": 30 * DAY,
+            "web": 30 * DAY,
+        }
+
+    def test_short_is_never_longer_than_the_others(self) -> None:
+        offer = offer_of("", lifetime="1h")
+        assert {profile.lifetime for profile in offer.profiles.values()} == {timedelta(hours=1)}
+
+    def test_one_that_is_shipped_keeps_what_is_not_written(self) -> None:
+        client = offer_of('[profiles.client]\norganization = "Example"').profiles["client"]
+        assert (client.usages, client.common_name, client.organization) == ({Usage.CLIENT}, True, "Example")
+
+    def test_one_that_is_switched_off(self) -> None:
+        assert list(offer_of("[profiles.kubernetes]\nenabled = false").profiles) == ["server", "short", "client"]
+        assert list(offer_of("[profiles.web]\nenabled = false").profiles) == list(offer_of("").profiles)
+
+    def test_a_default_of_ones_own(self) -> None:
+        offer = offer_of("[profiles.web]\n[profiles.server]\nenabled = false", default_profile="web")
+        assert offer.choose(None).name == "web"
+
+    def test_names_are_narrowed_together_with_networks(self) -> None:
+        web = offer_of('[profiles.web]\nallowed_names = ["*.Web.corp.internal"]').profiles["web"]
+        assert (web.allowed_names, web.allowed_networks) == (("*.web.corp.internal",), ())
+        text = '[profiles.web]\nallowed_networks = ["10.1.0.0/16"]'
+        web = offer_of(text, allowed_networks=["10.0.0.0/8"]).profiles["web"]
+        assert (web.allowed_names, web.allowed_networks) == ((), (ip_network("10.1.0.0/16"),))
+
+    def test_a_description_is_made(self) -> None:
+        offer = offer_of('[profiles.web]\nusages = ["client", "server"]\nlifetime = "36h"')
+        assert offer.profiles["web"].description == "TLS server and client, 36h"
+        assert (
+            offer_of('[profiles.web]\ndescription = "https://wiki.internal/ca#web"')
+            .profiles["web"]
+            .description.startswith("https:")
+        )
+
+    def test_all_of_it_from_the_environment(self) -> None:
+        """Profiles are set all at once, in the place of the file's."""
+        offer = offer_of(
+            "[profiles.web]", {"ACMECA_PROFILES": '{"api": {"lifetime": "7d"}, "short": {"enabled": false}}'}
+        )
+        assert list(offer.profiles) == ["server", "client", "kubernetes", "api"]
+        assert offer.profiles["api"].lifetime == 7 * DAY
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("[profiles.web]\nlifetime = '1s'", 'profiles.web.lifetime: got "1s"; 10m to 825d is allowed'),
+            (
+                "[profiles.web]\nmaximum_lifetime = '89d'",
+                'profiles.web.maximum_lifetime: got "89d"; it has to be at least',
+            ),
+            (
+                "[profiles.web]\nlifetimes = '1d'",
+                "profiles.web.lifetimes: there is no such key; did you mean lifetime?",
+            ),
+            (
+                "[profiles.web]\nallowed_name = []",
+                "profiles.web.allowed_name: there is no such key; did you mean allowed_na",
+            ),
+            ("[profiles.web]\nx = 1", "profiles.web.x: there is no such key; there are: enabled, description"),
+            ("[profiles.web]\nenabled = 1", "profiles.web.enabled: got 1; write true or false"),
+            ("[profiles.web]\ndescription = ''", 'profiles.web.description: got ""; 1 to 200 printable'),
+            ("[profiles.web]\ndescription = 5", "profiles.web.description: got 5; write a text in quotes"),
+            ("[profiles.web]\nkey_types = []", "profiles.web.key_types: got []; without an entry nothing"),
+            (
+                "[profiles.web]\nkey_types = ['rsa1024']",
+                'profiles.web.key_types (entry 1): got "rsa1024"; write one of rsa2048',
+            ),
+            ("[profiles.web]\nkey_types = 'p256'", 'profiles.web.key_types: got "p256"; write a list, like ["p256"]'),
+            ("[profiles.web]\nkey_types = ['p256', 'p256']", "each may stand in it once"),
+            (
+                "[profiles.web]\nusages = ['email']",
+                'profiles.web.usages (entry 1): got "email"; write one of server, client',
+            ),
+            (
+                "[profiles.web]\nusages = ['client']\nmust_staple = true",
+                "profiles.web.must_staple: got true; only a TLS server",
+            ),
+            ("[profiles.web]\norganization = ''", 'profiles.web.organization: got ""; 1 to 64 characters'),
+            ("[profiles.web]\norganizational_unit = ' x'", "profiles.web.organizational_unit"),
+            ("[profiles.web]\ncommon_name = 'a.b'", 'profiles.web.common_name: got "a.b"; write true or false'),
+            ("[profiles.web]\nchallenges = ['http-02']", "profiles.web.challenges (entry 1)"),
+            (
+                "[profiles.web]\nallowed_names = ['*.web.internal']",
+                'profiles.web.allowed_names (entry 1): got "*.web.internal"; it reaches beyond policy.allowed_names',
+            ),
+            ("[profiles.web]\nallowed_names = ['*']", "every name there is"),
+            (
+                "[profiles.web]\nallowed_names = []",
+                "profiles.web.allowed_names: got []; without a name and without a network",
+            ),
+            (
+                "[profiles.web]\nallowed_networks = ['10.0.0.0/8']",
+                'profiles.web.allowed_networks (entry 1): got "10.0.0.0/8"; policy.allowed_networks is empty',
+            ),
+            ("[profiles.web]\nallowed_networks = ['10.0.0.1/8']", 'write "10.0.0.0/8"'),
+            ("[profiles.Web]", 'profiles.Web: got "Web"; 1 to 32 lower-case letters'),
+            ("[profiles.listener]", "the server's own certificates are called that"),
+            ('[profiles."a.b"]', "1 to 32 lower-case letters"),
+            ("[profiles]\nweb = 1", "profiles.web: got 1; write a table, [profiles.web], with its keys below it"),
+            ("[profiles.server]\nenabled = false", 'policy.default_profile: got "server"; there is no such profile'),
+        ],
+    )
+    def test_a_mistake_is_one_line_with_its_path(self, text: str, told: str) -> None:
+        (mistake,) = mistakes_of(f"{toml(GOOD)}\n{text}")
+        assert told in mistake
+        assert "\n" not in mistake
+
+    def test_profiles_are_a_table(self) -> None:
+        (mistake,) = mistakes_of(f"profiles = 1\n{toml(GOOD)}")
+        assert mistake == "profiles: got 1; write a table for each profile, like [profiles.web]"
+
+    def test_every_mistake_at_once(self) -> None:
+        """Rule 1 of the configuration, over several profiles, and beside the mistakes of a section that they rest on."""
+        profiles = """
+            [profiles.a]
+            lifetime = "1s"
+            usages = ["x"]
+            [profiles.b]
+            x = 1
+            allowed_names = ["*.elsewhere.internal"]
+            [profiles.server]
+            must_staple = 1
+        """
+        paths = ["profiles.server.must_staple", "profiles.a.lifetime", "profiles.a.usages (entry 1)", "profiles.b.x"]
+        assert [line.partition(":")[0] for line in mistakes_of(toml(GOOD) + profiles)] == paths
+        broken = toml(GOOD | {"policy": GOOD["policy"] | {"lifetime": "1s"}}) + profiles
+        assert [line.partition(":")[0] for line in mistakes_of(broken)] == ["policy.lifetime", *paths]
+
+    def test_the_challenges_of_a_profile_are_offered_at_all(self) -> None:
+        good = toml(GOOD | {"validation": {"challenges": ["http-01"]}})
+        for type_ in set(ChallengeType) - {ChallengeType.HTTP_01}:
+            (mistake,) = mistakes_of(f"{good}\n[profiles.web]\nchallenges = ['http-01', '{type_}']")
+            assert (
+                f'profiles.web.challenges (entry 2): got "{type_}"; validation.challenges does not have it' in mistake
+            )
+        offer = offer_of("[profiles.dns]\nchallenges = ['dns-account-01', 'dns-01']")
+        assert offer.profiles["dns"].challenges == (ChallengeType.DNS_ACCOUNT_01, ChallengeType.DNS_01)
+
+    @pytest.mark.parametrize(
+        ("value", "told"),
+        [
+            ("", "profiles (from $ACMECA_PROFILES): got"),
+            ("[]", "write the table as JSON"),
+            ('{"a": {}, "a": {}}', "each name once"),
+            ("[" * 100_000, "write the table as JSON"),
+            ('{"a": {"lifetime": "1s"}}', "profiles.a.lifetime (from $ACMECA_PROFILES): got"),
+            ('{"a": 1}', "profiles.a (from $ACMECA_PROFILES): got 1; write a table"),
+        ],
+    )
+    def test_a_mistake_in_the_variable(self, value: str, told: str) -> None:
+        (mistake,) = mistakes_of(toml(GOOD), {"ACMECA_PROFILES": value})
+        assert told in mistake
+
+    def test_a_variable_for_one_profile(self) -> None:
+        (mistake,) = mistakes_of(toml(GOOD), {"ACMECA_PROFILES__WEB__LIFETIME": "1d"})
+        assert mistake == ("$ACMECA_PROFILES__WEB__LIFETIME: profiles are set all at once, as JSON, in ACMECA_PROFILES")
+
+    def test_a_section_that_is_nearly_one(self) -> None:
+        (mistake,) = mistakes_of(f"{toml(GOOD)}\n[profile.web]")
+        assert mistake == "[profile]: there is no such section; did you mean profiles?"
+
+
 # --- the environment ------------------------------------------------------------------------------------------------
 
 
@@ -678,10 +885,19 @@ _COMMENTED = re.compile(r"#([a-z_]+ = .*)\Z")
 
 
 def reference_entries() -> list[tuple[str, str, str, bool, str]]:
-    """(section, key, TOML, is commented out, the words above it) for every key of the reference."""
+    """(section, key, TOML, is commented out, the words above it) for every key of a section of the reference."""
+    return [entry for entry in every_entry() if entry[0] != "profiles.web"]
+
+
+def profile_entries() -> list[tuple[str, str, str]]:
+    """(key, TOML, the words above it) for every key of the profile in the reference."""
+    return [(key, line, words) for section, key, line, _, words in every_entry() if section == "profiles.web"]
+
+
+def every_entry() -> list[tuple[str, str, str, bool, str]]:
     section, words, found = "", "", []
     for line in REFERENCE.read_text().splitlines():
-        if header := re.match(r"\[([a-z_]+)\] # \S", line):
+        if header := re.match(r"#?\[([a-z_.]+)\] # \S", line):
             section, words = header[1], ""
         elif entry := _COMMENTED.match(line) or re.match(r"([a-z_]+ = .*)\Z", line):
             found.append((section, entry[1].partition(" ")[0], entry[1], line.startswith("#"), words))
@@ -728,6 +944,41 @@ def test_the_defaults_in_the_reference_are_the_defaults() -> None:
 def test_the_reference_explains_each_key_in_words() -> None:
     for section, key, _, _, words in reference_entries():
         assert len(words.split()) >= 12, f"{section}.{key} is hardly explained"
+
+
+class TestProfileReference:
+    """The table of a profile, which is commented out as a whole: it would be one more profile otherwise."""
+
+    WITHOUT_DEFAULT = frozenset({"organization", "organizational_unit", "allowed_names", "allowed_networks"})
+
+    def profile(self, *lines: str) -> Profile:
+        text = "\n".join(["[profiles.web]", *lines])
+        return parse_config(f"{toml(GOOD)}\n{text}", HERE, {}).profiles.profiles["web"]
+
+    def test_every_key_once_in_words(self) -> None:
+        entries = profile_entries()
+        assert [key for key, *_ in entries] == list(ProfileSection.model_fields)
+        for key, _, words in entries:
+            assert len(words.split()) >= 12, f"{key} is hardly explained"
+
+    def test_the_defaults_are_the_defaults(self) -> None:
+        written = [line for key, line, _ in profile_entries() if key not in self.WITHOUT_DEFAULT]
+        assert self.profile(*written) == self.profile()
+
+    def test_the_examples_are_good(self) -> None:
+        lines = [line for _, line, _ in profile_entries()]
+        profile = self.profile(*lines)
+        assert (profile.organization, profile.organizational_unit) == ("Example GmbH", "Operations")
+        assert profile.allowed_names == ("*.web.corp.internal",)
+
+    def test_the_limits_of_durations(self) -> None:
+        for key, _, words in profile_entries():
+            if key.endswith("lifetime"):
+                assert "from 10m to 825d" in words
+
+    def test_the_variable(self) -> None:
+        (found,) = re.findall(r"(ACMECA_PROFILES)='(.*?)'", REFERENCE.read_text())
+        assert "short" not in load_config(REFERENCE, dict([found])).profiles.profiles
 
 
 def test_the_reference_tells_of_every_limit_of_a_duration() -> None:

@@ -151,7 +151,12 @@ class Order:
             "identifiers": [identifier.to_json() for identifier in self.identifiers],
             "authorizations": [urls.authorization(id_) for id_ in self.authorization_ids],
             "finalize": urls.finalize(self.id),
+            "profile": self.profile,
         }
+        if self.not_before is not None:
+            document["notBefore"] = format_time(self.not_before)
+        if self.not_after is not None:
+            document["notAfter"] = format_time(self.not_after)
         if self.replaces is not None:
             # RFC 9773 §5: the server "MUST reflect that field in the response and in subsequent requests for the … Order object"
             document["replaces"] = self.replaces

@@ -48,6 +48,7 @@ from acmeca.service.limits import Limits
 from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
 from acmeca.service.probes import Disks, WriteWatch, in_thread
+from acmeca.service.profiles import Profiles
 from acmeca.service.readiness import Readiness
 from acmeca.service.renewal_windows import RenewalWindows
 from acmeca.service.renewals import Renewals
@@ -196,6 +197,7 @@ async def _compose(
         observer=metrics,
     )
     certificates = Certificates(store, issuers=issuers, status=status, ambient=ambient, observer=metrics)
+    profiles = Profiles(store, offer=config.profiles, ambient=ambient)
     issuance = Issuance(
         store,
         others=others,
@@ -203,7 +205,7 @@ async def _compose(
         names=names,
         caa=caa,
         limits=limits,
-        lifetime=config.policy.lifetime,
+        profiles=profiles,
         ambient=ambient,
         observer=metrics,
         weak_keys=weak_keys,
@@ -212,8 +214,9 @@ async def _compose(
     orders = Orders(
         store,
         issuance=issuance,
+        profiles=profiles,
         renewals=renewals,
-        authorizations=Authorizations(store, challenges=challenge_policy, lifetimes=lifetimes, ambient=ambient),
+        authorizations=Authorizations(store, lifetimes=lifetimes, ambient=ambient),
         names=names,
         challenges=challenge_policy,
         terms=terms,
@@ -263,6 +266,7 @@ async def _compose(
             nonces=nonces,
             requests=Requests(accounts=accounts, nonces=nonces, urls=urls),
             accounts=accounts,
+            profiles=profiles,
             orders=orders,
             challenges=challenges,
             issuance=issuance,
@@ -276,7 +280,9 @@ async def _compose(
             store,
             certificates=certificates,
             windows=RenewalWindows(store, renewals=renewals, issuers=issuers, ambient=ambient),
-            grants=GrantAdministration(store, keys=mac_keys, names=names, urls=urls, ambient=ambient),
+            grants=GrantAdministration(
+                store, keys=mac_keys, names=names, offer=config.profiles, urls=urls, ambient=ambient
+            ),
             limits=LimitAdministration(store, ambient=ambient),
             keys=KeyAdministration(store, issuers=issuers, certificates=certificates, status=status, ambient=ambient),
             issuers=issuers,
@@ -286,6 +292,7 @@ async def _compose(
         jobs=Jobs(
             store,
             leadership=Leadership(store, others=others),
+            profiles=profiles,
             orders=orders,
             challenges=challenges,
             issuance=issuance,
@@ -383,6 +390,8 @@ def directory_meta(config: Config) -> dict[str, object]:
     meta: dict[str, object] = {
         "website": config.urls.base + Paths.FRONT_PAGE,
         "externalAccountRequired": config.policy.external_account_required,
+        # draft-ietf-acme-profiles §3: "A map of profile names to human-readable descriptions of those profiles"
+        "profiles": {name: profile.description for name, profile in config.profiles.profiles.items()},
     }
     if config.server.terms_of_service is not None:
         meta["termsOfService"] = config.server.terms_of_service
@@ -395,6 +404,7 @@ def front_page_model(opened: Opened) -> FrontPageModel:
     """What the front page says of this CA."""
     config, issuers, urls = opened.config, opened.services.issuers, opened.services.urls
     root, *_ = issuers.roots
+    offer = config.profiles
 
     def card(item: StoredIssuer) -> CertificateCard:
         issuer = item.issuer
@@ -419,6 +429,10 @@ def front_page_model(opened: Opened) -> FrontPageModel:
         issuers=tuple(card(item) for item in issuers.all if not item.is_root),
         allowed_names=config.policy.allowed_names,
         allowed_networks=tuple(str(network) for network in config.policy.allowed_networks),
+        profiles=tuple(
+            (profile.name, profile.description)
+            for profile in sorted(offer.profiles.values(), key=lambda profile: profile.name != offer.default)
+        ),
         http_port=config.validation.http_port,
         external_account_required=config.policy.external_account_required,
         terms_of_service=config.server.terms_of_service,

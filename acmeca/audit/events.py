@@ -218,11 +218,23 @@ class IssuanceRefused(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileRecorded(Event):
+    """A profile is about to be used for the first time: what certificates that name its digest are made by."""
+
+    kind = "profile.recorded"
+    about = "profile_id"
+
+    profile_id: str
+    name: str
+    document: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateRecorded(Event):
     """A certificate is about to be signed: this stands before the issuer's key is used.
 
-    `order_id` is None for what the CA makes for itself (responders, its own TLS). `tbs_sha256` ties the record to the
-    bytes that were signed.
+    `order_id` and `profile_id`, the digest of the profile's document, are None for what the CA makes for itself (responders, its
+    own TLS). `tbs_sha256` ties the record to the bytes that were signed.
     """
 
     kind = "certificate.recorded"
@@ -231,6 +243,7 @@ class CertificateRecorded(Event):
     serial_hex: str
     issuer_id: str
     profile: str
+    profile_id: str | None
     names: tuple[str, ...]
     order_id: str | None
     spki_sha256: str

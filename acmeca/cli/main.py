@@ -23,6 +23,7 @@ from acmeca.cli.journal import journal
 from acmeca.cli.keys import keys
 from acmeca.cli.limits import limits
 from acmeca.cli.output import examples, print_failure
+from acmeca.cli.profiles import profiles
 from acmeca.cli.renewal import renewal
 from acmeca.cli.serve import serve
 from acmeca.cli.storage import storage
@@ -71,6 +72,7 @@ for _verb in (
     list_certificates,
     show,
     revoke,
+    profiles,
     renewal,
     crl,
     eab,

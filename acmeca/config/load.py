@@ -15,10 +15,11 @@ from typing import Any, Final, get_origin
 from pydantic import ValidationError
 
 from acmeca.config.mistakes import ConfigError, describe_mistake, describe_unknown, example, show
-from acmeca.config.model import SECTIONS, Config
+from acmeca.config.model import PROFILES, SECTIONS, Config
 
 ENVIRONMENT_PREFIX: Final = "ACMECA_"
 CONFIG_VARIABLE: Final = "ACMECA_CONFIG"
+PROFILES_VARIABLE: Final = "ACMECA_PROFILES"  # all of them: the name of a profile may be none for a variable
 SEARCH_PATH: Final = (Path("acmeca.toml"), Path("/etc/acmeca/acmeca.toml"))
 
 
@@ -101,13 +102,14 @@ def mistake_in(section: str, key: str, value: object) -> str | None:
 
 
 def overridden(environment: Mapping[str, str] = os.environ) -> dict[tuple[str, str], str]:
-    """The keys that the environment sets, with their variables."""
-    return {
-        (section, key): name
+    """The keys that the environment sets, with their variables. That of the profiles has no key."""
+    variables = {
+        (section, key): environment_name(section, key)
         for section, model in SECTIONS.items()
         for key in model.model_fields
-        if (name := environment_name(section, key)) in environment
     }
+    variables[PROFILES, ""] = PROFILES_VARIABLE
+    return {place: name for place, name in variables.items() if name in environment}
 
 
 def _anchor(document: dict[str, Any], path: Path) -> None:
@@ -125,6 +127,8 @@ def _override(
     known = overridden(environment)
     refused: dict[tuple[int | str, ...], str] = {}
     for (section, key), name in known.items():
+        if section == PROFILES:
+            continue
         values = document.setdefault(section, {})
         if not isinstance(values, dict):
             continue  # the file's own mistake, told with the rest
@@ -133,6 +137,13 @@ def _override(
         except ValueError as error:
             refused[section, key] = f"{section}.{key} (from ${name}): got {show(environment[name])}; {error}"
             values.pop(key, None)
+    if PROFILES_VARIABLE in environment:
+        document.pop(PROFILES, None)
+        try:
+            document[PROFILES] = _parse_table(environment[PROFILES_VARIABLE], '{"web": {"lifetime": "30d"}}')
+        except ValueError as error:
+            shown = show(environment[PROFILES_VARIABLE])
+            refused[PROFILES,] = f"profiles (from ${PROFILES_VARIABLE}): got {shown}; {error}"
     return known, refused
 
 
@@ -153,6 +164,8 @@ def _unknown_variable(name: str) -> list[str]:
     them. Others use our prefix too: Kubernetes sets ACMECA_PORT_8443_TCP and the like for a service named acmeca.
     """
     section, separator, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+    if separator and section == PROFILES:
+        return [f"${name}: profiles are set all at once, as JSON, in {PROFILES_VARIABLE}"]
     if separator and section:
         return [f"${name}: {describe_unknown(section, key)}"]
     return [
@@ -168,8 +181,10 @@ def _parse_variable(section: str, key: str, text: str) -> object:
     kind = SECTIONS[section].model_fields[key].annotation
     if get_origin(kind) not in {tuple, dict} and kind not in {int, bool}:
         return text
+    if get_origin(kind) is dict:
+        return _parse_table(text, '{"corp.internal": ["10.0.0.1"]}')
     try:
-        value = json.loads(text.strip().lower() if kind is bool else text, object_pairs_hook=_table)
+        value = json.loads(text.strip().lower() if kind is bool else text)
     except (ValueError, RecursionError):
         value = None
     if kind is bool and not isinstance(value, bool):
@@ -178,8 +193,16 @@ def _parse_variable(section: str, key: str, text: str) -> object:
         raise ValueError("write a whole number")
     if get_origin(kind) is tuple and not isinstance(value, list):
         raise ValueError(f"write the list as JSON, like {show([text.strip().strip('[]') or '…'])}")
-    if get_origin(kind) is dict and not isinstance(value, dict):
-        raise ValueError('write the table as JSON, each name once, like {"corp.internal": ["10.0.0.1"]}')
+    return value
+
+
+def _parse_table(text: str, like: str) -> dict[str, object]:
+    try:
+        value = json.loads(text, object_pairs_hook=_table)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"write the table as JSON, each name once, like {like}")  # noqa: TRY004  (told as a mistake in a value)
     return value
 
 

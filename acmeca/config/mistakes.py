@@ -14,10 +14,12 @@ from typing import Final
 from pydantic_core import ErrorDetails
 
 from acmeca import resources
-from acmeca.config.model import SECTIONS
+from acmeca.config.model import PROFILES, SECTIONS
+from acmeca.config.profiles import DEFAULT_PROFILE_MISTAKE, ProfileSection
 from acmeca.errors import AcmecaError
 
 _SHOWN: Final = 80  # characters of a value
+_SECTIONS: Final = (*SECTIONS, PROFILES)
 _USER_INFORMATION: Final = re.compile(r'(?<=//)[^\s"]*@')
 
 
@@ -42,11 +44,13 @@ def reference_path() -> str:
 def describe_mistake(error: ErrorDetails, overrides: Mapping[tuple[str, str], str]) -> str:
     """One of pydantic's errors as a line. `overrides` are the keys that the environment set, with their variables."""
     place, value = error["loc"], error["input"]
+    if error["type"] == DEFAULT_PROFILE_MISTAKE:  # found where the profiles are read, which is behind it
+        place = ("policy", "default_profile")
     path = _path(place, overrides)
     match error["type"], place:
         case "missing", (str(section), str(key)):
             return f"{path}: missing; it has no default; write for instance: {example(section, key)}"
-        case "extra_forbidden", (str(section), str(key)):
+        case "extra_forbidden", (str(section), *_, str(key)):
             return f"{path}: there is no such key; {_near_key(section, key)}"
         case "extra_forbidden", (str(section),):
             return _unknown_section(section, value)
@@ -66,7 +70,7 @@ def describe_unknown(section: str, key: str) -> str:
     """What to say of a section or key that does not exist."""
     if section in SECTIONS:
         return f"there is no key {key} in [{section}]; {_near_key(section, key)}"
-    return f"there is no section [{section}]; {_near(section, SECTIONS, 'there are')}"
+    return f"there is no section [{section}]; {_near(section, _SECTIONS, 'there are')}"
 
 
 def example(section: str, key: str) -> str:
@@ -91,6 +95,11 @@ def _hide(text: str) -> str:
 
 def _path(place: tuple[int | str, ...], overrides: Mapping[tuple[str, str], str]) -> str:
     match place:
+        case (str(section), *parts) if section == PROFILES:
+            names = ".".join(part for part in (section, *parts) if isinstance(part, str))
+            entry = "".join(f" (entry {part + 1})" for part in parts if isinstance(part, int))
+            variable = overrides.get((PROFILES, ""))
+            return f"{names}{entry}" + ("" if variable is None else f" (from ${variable})")
         case (str(section), str(key), *items):
             # Behind a name in a table pydantic puts "[key]" when the mistake is in the name itself.
             entry = "".join(
@@ -106,12 +115,14 @@ def _path(place: tuple[int | str, ...], overrides: Mapping[tuple[str, str], str]
 
 def _unknown_section(name: str, value: object) -> str:
     if isinstance(value, dict):
-        return f"[{name}]: there is no such section; {_near(name, SECTIONS, 'there are')}"
+        return f"[{name}]: there is no such section; {_near(name, _SECTIONS, 'there are')}"
     return f"{name}: stands before the first section; {_near_key('', name)}"
 
 
 def _near_key(section: str, key: str) -> str:
     """Where a key that is not in `section` belongs, or what was meant by it."""
+    if section == PROFILES:
+        return _near(key, ProfileSection.model_fields, "there are")
     for other, model in SECTIONS.items():
         if other != section and key in model.model_fields:
             return f"it belongs in [{other}]"

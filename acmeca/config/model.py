@@ -10,9 +10,19 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+)
 
 from acmeca.acme.objects import ChallengeType
+from acmeca.config.profiles import Surroundings, build_offer
 from acmeca.config.values import (
     ListenAddress,
     ca_name_up_to,
@@ -36,6 +46,7 @@ from acmeca.config.values import (
     parse_resolver,
     parse_status_url,
     parse_storage_url,
+    parse_text,
     parse_workers,
     parse_zone,
     table_like,
@@ -44,7 +55,8 @@ from acmeca.config.values import (
 from acmeca.policy.lifetimes import DEFAULT_CONTROL
 from acmeca.policy.limits import Limit, Rate
 from acmeca.policy.names import Network
-from acmeca.policy.profiles import DEFAULT_LIFETIME
+from acmeca.policy.offer import Offer
+from acmeca.policy.profiles import LONGEST_LIFETIME, SERVER, SHORTEST_LIFETIME
 from acmeca.policy.suffixes import parse_own_top_level, refuse_suffix
 from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.urls import Urls
@@ -199,11 +211,12 @@ class PolicySection(_Section):
     ]
     wildcards: Bool = False
     allowed_networks: tuple[AllowedNetwork, ...] = ()
-    lifetime: Annotated[timedelta, _duration(timedelta(minutes=10), timedelta(days=825))] = DEFAULT_LIFETIME
+    lifetime: Annotated[timedelta, _duration(SHORTEST_LIFETIME, LONGEST_LIFETIME)] = timedelta(days=90)
     authorization_lifetime: Annotated[
         timedelta, BeforeValidator(zero_or(duration_between(timedelta(hours=1), timedelta(days=90))))
     ] = DEFAULT_CONTROL
     external_account_required: Bool = False
+    default_profile: Annotated[str, BeforeValidator(parse_text)] = SERVER
     weak_key_lists: tuple[Annotated[Path, BeforeValidator(parse_file)], ...] = ()
     caa_identities: tuple[Zone, ...] = ()
     caa_zones: Annotated[tuple[Zone, ...], AfterValidator(_needs_identity)] = ()
@@ -286,6 +299,25 @@ class RetentionSection(_Section):
     ] = None
 
 
+def _offer(tables: object, info: ValidationInfo) -> Offer:
+    """Every `[profiles.NAME]`, as far as the sections that profiles narrow can be read."""
+    policy, validation = info.data.get("policy"), info.data.get("validation")
+    if not isinstance(policy, PolicySection) or not isinstance(validation, ValidationSection):
+        return build_offer(tables, None)
+    surroundings = Surroundings(
+        default=policy.default_profile,
+        lifetime=policy.lifetime,
+        challenges=validation.challenges,
+        allowed_names=policy.allowed_names,
+        allowed_networks=policy.allowed_networks,
+    )
+    return build_offer(tables, surroundings)
+
+
+def _plain(offer: Offer) -> dict[str, str]:
+    return {name: profile.document for name, profile in offer.profiles.items()}
+
+
 class Config(_Section):
     """The whole configuration."""
 
@@ -293,6 +325,7 @@ class Config(_Section):
     ca: CaSection = CaSection()
     policy: PolicySection
     validation: ValidationSection = ValidationSection()
+    profiles: Annotated[Offer, PlainValidator(_offer), PlainSerializer(_plain), Field(validate_default=True)] = {}  # type: ignore[assignment]  # an Offer once it is validated, as every default is
     limits: LimitsSection = LimitsSection()
     status: StatusSection = StatusSection()
     renewal: RenewalSection = RenewalSection()
@@ -313,6 +346,9 @@ class Config(_Section):
     def journal_dir(self) -> Path:
         return self.server.data_dir / self.storage.journal
 
+
+PROFILES: Final = "profiles"
+"""The one part of it that is no section: a table for each profile."""
 
 SECTIONS: Final[dict[str, type[BaseModel]]] = {
     name: section

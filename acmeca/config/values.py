@@ -10,8 +10,9 @@ import ipaddress
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from acmeca.acme.identifiers import canonical_dns_name, canonical_ip
 from acmeca.acme.objects import ChallengeType
@@ -21,6 +22,8 @@ from acmeca.storage.postgres_url import PostgresUrl
 from acmeca.validation.networks import IPAddress
 from acmeca.validation.resolver import is_loopback_name
 from acmeca.validation.servers import Server, parse_server
+
+_Word = TypeVar("_Word", bound=StrEnum)
 
 _DURATION: Final = re.compile(r"([0-9]{1,10})([smhd])\Z")
 _SECONDS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -141,6 +144,18 @@ def parse_bool(value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError("write true or false, without quotes")  # noqa: TRY004  (as above)
     return value
+
+
+def parse_word(words: type[_Word]) -> Callable[[object], _Word]:
+    """A parser of one of a few words."""
+
+    def parse(value: object) -> _Word:
+        try:
+            return words(parse_text(value))
+        except ValueError:
+            raise ValueError(f"write one of {', '.join(words)}") from None
+
+    return parse
 
 
 def parse_port(value: object) -> int:

@@ -18,9 +18,10 @@ from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
 
 @dataclass(frozen=True, slots=True)
 class ChallengePolicy:
-    """The types of the configuration, in its order, which is the order that clients see."""
+    """The types of the configuration, in its order, which is the order that clients see; `key` is where they stand there."""
 
     types: tuple[ChallengeType, ...]
+    key: str = "validation.challenges"
 
     def offered(self, identifier: Identifier) -> tuple[ChallengeType, ...]:
         """The types to offer for an identifier of an order; none when it has to be refused."""
@@ -37,7 +38,7 @@ class ChallengePolicy:
             kind = "IP addresses" if identifier.type is IdentifierType.IP else "names"
         suitable = suitable_types(identifier)
         wanted = " or ".join(type_ for type_ in ChallengeType if type_ in suitable)
-        return f"validation.challenges has no type that suits {kind}: the operator may add {wanted}"
+        return f"{self.key} has no type that suits {kind}: the operator may add {wanted}"
 
     def refusals(self, identifiers: Sequence[Identifier]) -> tuple[Problem, ...]:
         """A problem for each identifier that is refused."""

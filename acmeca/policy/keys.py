@@ -11,6 +11,7 @@ Sources: CA/Browser Forum Baseline Requirements §6.1.1.3 and §6.1.6, NIST SP 8
 import hashlib
 import math
 import re
+from enum import StrEnum
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -57,6 +58,18 @@ _D: Final = -121665 * pow(121666, -1, _P) % _P
 _WEAK_KEY_LINE: Final = re.compile(r"[0-9a-f]{20}\Z")
 
 
+class KeyType(StrEnum):
+    """The kinds of keys that can be good enough, as a profile names them."""
+
+    RSA2048 = "rsa2048"
+    RSA3072 = "rsa3072"
+    RSA4096 = "rsa4096"
+    P256 = "p256"
+    P384 = "p384"
+    P521 = "p521"
+    ED25519 = "ed25519"
+
+
 def check_key(key: object, spki_der: bytes | None, *, weak_keys: frozenset[bytes] = frozenset()) -> str | None:
     """Why the key is not accepted, or None.
 
@@ -77,6 +90,19 @@ def check_key(key: object, spki_der: bytes | None, *, weak_keys: frozenset[bytes
     if reason is None and spki_der is not None:
         reason = _why_spki_is_bad(key, spki_der)
     return reason
+
+
+def key_type(key: object) -> KeyType:
+    """What kind of key it is, for one that `check_key` has nothing against; ValueError for another kind."""
+    match key:
+        case RSAPublicKey():
+            return KeyType(f"rsa{key.key_size}")
+        case EllipticCurvePublicKey() if isinstance(key.curve, _CURVES):
+            return KeyType(f"p{key.curve.key_size}")
+        case Ed25519PublicKey():
+            return KeyType.ED25519
+        case _:
+            raise ValueError(f"a {type(key).__name__} is no kind of key that is certified")
 
 
 def parse_weak_keys(text: str) -> frozenset[bytes]:

@@ -35,12 +35,14 @@ class NamePolicy:
     """The allow-list. `allowed_names` come from `parse_name_pattern`; `allowed_networks` are for `ip` identifiers.
 
     With `wildcards` a wildcard is issued for when a pattern allows every name that it stands for. `*.x` stands for the names
-    one label below x, and `*.x` or `*.` with an end of x allows those; a pattern that is one name allows no wildcard.
+    one label below x, and `*.x` or `*.` with an end of x allows those; a pattern that is one name allows no wildcard. `section` is
+    where in the configuration the list stands, for refusals.
     """
 
     allowed_names: tuple[str, ...]
     allowed_networks: tuple[Network, ...] = ()
     wildcards: bool = False
+    section: str = "policy"
 
     def refusal(self, identifier: Identifier) -> str | None:
         """Why this identifier is not issued for, or None when it is."""
@@ -50,7 +52,9 @@ class NamePolicy:
             return "wildcard names are not issued for: policy.wildcards is false; order the names one by one"
         if matches_name(self.allowed_names, identifier.value):
             return None
-        return f"the name is not in policy.allowed_names, which allows {show_allowed(self.allowed_names)}"
+        if not self.allowed_names:
+            return f"names are not issued for: {self.section}.allowed_names is empty"
+        return f"the name is not in {self.section}.allowed_names, which allows {show_allowed(self.allowed_names)}"
 
     def refusals(self, identifiers: Sequence[Identifier]) -> tuple[Problem, ...]:
         """A problem for each identifier that is refused: every one is asked about, once (RULES §3)."""
@@ -78,8 +82,10 @@ class NamePolicy:
         if matches_address(self.allowed_networks, value):
             return None
         if not self.allowed_networks:
-            return "IP addresses are not issued for: policy.allowed_networks is empty"
-        return f"the address is not in policy.allowed_networks, which allows {show_allowed(self.allowed_networks)}"
+            return f"IP addresses are not issued for: {self.section}.allowed_networks is empty"
+        return (
+            f"the address is not in {self.section}.allowed_networks, which allows {show_allowed(self.allowed_networks)}"
+        )
 
 
 def first_refusals(

@@ -41,11 +41,10 @@ class Basis:
 
 
 class Authorizations:
-    """Chooses and makes them."""
+    """Chooses and makes them. The `challenges` that are offered and taken are those of the order's profile."""
 
-    def __init__(self, store: Store, *, challenges: ChallengePolicy, lifetimes: Lifetimes, ambient: Ambient) -> None:
+    def __init__(self, store: Store, *, lifetimes: Lifetimes, ambient: Ambient) -> None:
         self._store = store
-        self._challenges = challenges
         self._lifetimes = lifetimes
         self._ambient = ambient
 
@@ -55,28 +54,52 @@ class Authorizations:
         return self._lifetimes.is_control_kept
 
     async def for_order(
-        self, account_id: str, identifiers: Sequence[Identifier], *, grant: Grant | None, now: datetime
+        self,
+        account_id: str,
+        identifiers: Sequence[Identifier],
+        *,
+        challenges: ChallengePolicy,
+        grant: Grant | None,
+        now: datetime,
     ) -> Basis:
         """What an order for these identifiers rests on if it is made now: what the account holds, and the rest anew.
 
         `grant` is the one that the account is bound to.
         """
         wanted = [item for item in identifiers if not _is_granted(grant, item, now)]
-        held = await self._held(account_id, wanted, now=now) if self.count_beforehand and wanted else {}
-        return self._basis(account_id, identifiers, held, grant=grant, now=now)
+        held = {}
+        if self.count_beforehand and wanted:
+            held = await self._held(account_id, wanted, challenges=challenges, now=now)
+        return self._basis(account_id, identifiers, held, challenges=challenges, grant=grant, now=now)
 
-    def anew(self, account_id: str, identifiers: Sequence[Identifier], *, grant: Grant | None, now: datetime) -> Basis:
+    def anew(
+        self,
+        account_id: str,
+        identifiers: Sequence[Identifier],
+        *,
+        challenges: ChallengePolicy,
+        grant: Grant | None,
+        now: datetime,
+    ) -> Basis:
         """The same with new authorizations only."""
-        return self._basis(account_id, identifiers, {}, grant=grant, now=now)
+        return self._basis(account_id, identifiers, {}, challenges=challenges, grant=grant, now=now)
 
-    def new(self, account_id: str, identifier: Identifier, *, grant: Grant | None, now: datetime) -> Authorization:
+    def new(
+        self,
+        account_id: str,
+        identifier: Identifier,
+        *,
+        challenges: ChallengePolicy,
+        grant: Grant | None,
+        now: datetime,
+    ) -> Authorization:
         """A pending authorization with the challenges that are offered for the identifier (§7.1.4), or a valid one by the grant.
 
         §7.1.4 has a valid authorization show "the challenge that was validated", and clients read its token: so one by a grant shows
         one, of a type that would have been offered.
         """
         if grant is not None and _is_granted(grant, identifier, now):
-            return self._granted(account_id, identifier, grant, now)
+            return self._granted(account_id, identifier, challenges, grant, now)
         return Authorization(
             id=self._ambient.new_id(),
             account_id=account_id,
@@ -88,13 +111,15 @@ class Authorizations:
                 Challenge(
                     type=type_, token=new_token(self._ambient.entropy(_TOKEN_BYTES)), status=ChallengeStatus.PENDING
                 )
-                for type_ in self._challenges.offered(identifier)
+                for type_ in challenges.offered(identifier)
             ),
         )
 
-    def _granted(self, account_id: str, identifier: Identifier, grant: Grant, now: datetime) -> Authorization:
+    def _granted(
+        self, account_id: str, identifier: Identifier, challenges: ChallengePolicy, grant: Grant, now: datetime
+    ) -> Authorization:
         challenge = Challenge(
-            type=self._challenges.offered(identifier)[0],
+            type=challenges.offered(identifier)[0],
             token=new_token(self._ambient.entropy(_TOKEN_BYTES)),
             status=ChallengeStatus.VALID,
             validated_at=now,
@@ -116,10 +141,15 @@ class Authorizations:
         identifiers: Sequence[Identifier],
         held: dict[Identifier, Authorization],
         *,
+        challenges: ChallengePolicy,
         grant: Grant | None,
         now: datetime,
     ) -> Basis:
-        new = {item: self.new(account_id, item, grant=grant, now=now) for item in identifiers if item not in held}
+        new = {
+            item: self.new(account_id, item, challenges=challenges, grant=grant, now=now)
+            for item in identifiers
+            if item not in held
+        }
         expires_at = self._lifetimes.expiry_of_order(held.values(), at=now)
         if grant is not None and grant.expires_at is not None:  # what it promises ends with the grant
             expires_at = min(expires_at, grant.expires_at)
@@ -130,7 +160,7 @@ class Authorizations:
         )
 
     async def _held(
-        self, account_id: str, identifiers: Sequence[Identifier], *, now: datetime
+        self, account_id: str, identifiers: Sequence[Identifier], *, challenges: ChallengePolicy, now: datetime
     ) -> dict[Identifier, Authorization]:
         """Rule 1; of several for one identifier the one that counts longest."""
         wanted, least = set(identifiers), now + self._lifetimes.least
@@ -140,7 +170,7 @@ class Authorizations:
             for item in found
             if item.ordered in wanted
             and item.grant_id is None  # rule 3
-            and self._challenges.accepts(item)
+            and challenges.accepts(item)
             and self._lifetimes.counts_until(item) >= least
         ]
         return {item.ordered: item for item in sorted(usable, key=self._lifetimes.counts_until)}

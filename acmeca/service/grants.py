@@ -21,6 +21,7 @@ from acmeca.keystore.pem import KeystoreError
 from acmeca.policy.grants import Grant, GrantStatus
 from acmeca.policy.limits import Rate, parse_rate
 from acmeca.policy.names import NamePolicy, Network, parse_name_pattern
+from acmeca.policy.offer import Offer
 from acmeca.service.ambient import Ambient
 from acmeca.service.arguments import Json, Operation, cut, flag, number, text, texts
 from acmeca.service.bindings import MacKeys, MacSecret, digest_of
@@ -39,10 +40,13 @@ _ACCOUNTS_SHOWN: Final = 100
 class GrantAdministration:
     """The operations on grants."""
 
-    def __init__(self, store: Store, *, keys: MacKeys, names: NamePolicy, urls: Urls, ambient: Ambient) -> None:
+    def __init__(
+        self, store: Store, *, keys: MacKeys, names: NamePolicy, offer: Offer, urls: Urls, ambient: Ambient
+    ) -> None:
         self._store = store
         self._keys = keys
         self._names = names
+        self._offer = offer
         self._urls = urls
         self._ambient = ambient
         self._turns_path = keys.path.parent.parent / _TURNS_FILE
@@ -190,6 +194,11 @@ class GrantAdministration:
         for network in grant.networks:
             if (reason := self._names.refusal_of_network(network)) is not None:
                 raise AcmecaError(f"networks: {network}: {reason}")
+        for profile in grant.profiles:
+            if profile not in self._offer.profiles:
+                raise AcmecaError(
+                    f"profiles: {profile}: there is no such profile; there are {', '.join(self._offer.profiles)}"
+                )
 
     # --- the secret ----------------------------------------------------------------------------------------------
 

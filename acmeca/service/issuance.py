@@ -6,13 +6,14 @@ Rule 2: what was recorded and not signed, because a process died or a key failed
 `finish_unfinished`; the to-be-signed bytes are never made a second time. What an instance recorded is its own to sign as long
 as it lives.
 Rule 3: names are asked about at the order and again here, right before signing, every one of them; so are their CAA records.
+Rule 4: a certificate is made by the profile that its order was made with, as far as today's profile of that name allows it.
 """
 
 import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from acmeca import audit
@@ -21,23 +22,27 @@ from acmeca.acme.jwk import thumbprint
 from acmeca.acme.objects import Account, Order
 from acmeca.acme.problem import Problem, ProblemType, join_problems
 from acmeca.acme.states import ChallengeStatus, OrderStatus
-from acmeca.pki.errors import IssuanceError, IssuerNotValidError, LintError
+from acmeca.pki.errors import IssuanceError, IssuerNotValidError, LintError, ValidityError
 from acmeca.pki.issuance import Prepared, prepare, random_serial, restore, sign
 from acmeca.pki.signing import PublicKey, split_signed
 from acmeca.pki.template import Template
+from acmeca.pki.validity import choose_validity
 from acmeca.policy.csr import accept_csr
 from acmeca.policy.grants import Grant
+from acmeca.policy.keys import KeyType, key_type
 from acmeca.policy.limits import Taking
 from acmeca.policy.names import NamePolicy, first_refusals
-from acmeca.policy.profiles import SERVER, server_template
+from acmeca.policy.profiles import Profile
 from acmeca.service.ambient import Ambient
 from acmeca.service.caa import Caa, Shown
 from acmeca.service.issuers import Issuers, SigningIssuer
 from acmeca.service.limits import Limits
 from acmeca.service.observation import Observer
+from acmeca.service.profiles import Profiles
 from acmeca.service.status import format_serial
 from acmeca.storage.certificates import Certificate
 from acmeca.storage.errors import KeyRefusedError, StaleError
+from acmeca.storage.issuance import Unfinished
 from acmeca.storage.limits import LimitReachedError
 from acmeca.storage.store import Store
 from acmeca.storage.writers import Others
@@ -50,12 +55,15 @@ _TIME_TO_FINISH: Final = timedelta(hours=1)  # how long a record waits for its s
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """For whom and for what a certificate is made; an account and an order, or neither for the server's own."""
+    """For whom and for what a certificate is made; an account, an order and its profile, or none for the server's own."""
 
     names: tuple[Identifier, ...]
     public_key: PublicKey
     account_id: str | None = None
     order_id: str | None = None
+    profile_id: str | None = None
+    not_before: datetime | None = None
+    not_after: datetime | None = None
 
 
 class Issuance:
@@ -70,7 +78,7 @@ class Issuance:
         names: NamePolicy,
         caa: Caa,
         limits: Limits,
-        lifetime: timedelta,
+        profiles: Profiles,
         ambient: Ambient,
         observer: Observer,
         weak_keys: frozenset[bytes] = frozenset(),
@@ -82,16 +90,28 @@ class Issuance:
         self._names = names
         self._caa = caa
         self._limits = limits
-        self._server = server_template(lifetime)
+        self._profiles = profiles
         self._ambient = ambient
         self._observer = observer
         self._signing: set[str] = set()
+
+    def require_validity(self, profile: Profile, *, not_before: datetime | None, not_after: datetime | None) -> None:
+        """Raise Problem `malformed` for times that no certificate of this profile could have now (§7.4); it names the bound."""
+        if not_before is None and not_after is None:
+            return
+        issuer = self._issuers.active.issuer
+        now = self._ambient.now()
+        try:
+            choose_validity(profile.template, issuer, now=now, not_before=not_before, not_after=not_after)
+        except IssuanceError as error:
+            raise _problem(error) from None
 
     async def issue_for_order(self, account: Account, order: Order, csr_der: bytes) -> Certificate | None:
         """Steps 2 to 5 of finalize (DESIGN §3). Raises a Problem, or `StaleError` when the order is ready no longer.
 
         Step 2: the CSR is acceptable and asks for exactly the names of the order, or `badCSR` and the order stays ready;
-        policy and CAA records are asked once more. Step 3: the certificate is prepared and linted. Step 4: it is recorded, and the order
+        policy, today's profile of the order's, and CAA records are asked once more. Step 3: the certificate is prepared and
+        linted. Step 4: it is recorded, and the order
         claimed, in one durable transaction. Step 5: it is signed and the order made valid with it. When step 5 fails, the
         result is None; the order stays `processing` and `finish_unfinished` takes it up.
         """
@@ -127,34 +147,36 @@ class Issuance:
         if any(request.spki_der == stored.issuer.spki_der for stored in self._issuers.all):
             raise Problem(ProblemType.BAD_CSR, "the key in the CSR is an issuer's; make a new key for the certificate")
         grant = None if account.grant_id is None else await self._store.grants.of_account(account.id)
-        refusals = self._refusals(order.identifiers, grant)
-        if refusals:
-            raise join_problems(refusals, detail="policy changed since the order was made; see subproblems")
-        refusals = await self._caa.problems(account.id, await self._shown(account, order))
+        profile = await self._profiles.as_ordered(order.profile, order.profile_id)
+        await self._require_allowed(profile, grant, order.id, order.identifiers, request.public_key)
+        refusals = await self._caa.problems(account.id, await self._shown(order))
         if refusals:
             raise join_problems(
                 refusals, detail=f"CAA records of {len(refusals)} names are against it; see subproblems"
             )
         # Steps 3 and 4
-        subject = _Subject(order.identifiers, request.public_key, account_id=account.id, order_id=order.id)
+        subject = _Subject(
+            order.identifiers,
+            request.public_key,
+            account_id=account.id,
+            order_id=order.id,
+            profile_id=order.profile_id,
+            not_before=order.not_before,
+            not_after=order.not_after,
+        )
         signer = self._issuers.active
         try:
-            prepared = self._prepare(signer, self._server, subject)
+            prepared = self._prepare(signer, profile.template, subject)
         except LintError:
             log.exception("order %s: what was about to be signed has findings", order.id)
             raise Problem(
                 ProblemType.SERVER_INTERNAL, "the certificate was not made: it failed our own checks"
             ) from None
-        except IssuerNotValidError as error:
-            log.error("order %s: %s", order.id, error)  # noqa: TRY400  (the message is all there is)
-            raise Problem(
-                ProblemType.SERVER_INTERNAL,
-                "the issuer cannot sign now: it has expired, or the clock is wrong",
-                status=503,
-            ) from None
         except IssuanceError as error:
-            raise Problem(ProblemType.REJECTED_IDENTIFIER, f"the issuer cannot certify this: {error}") from None
-        certificate = self._certificate(signer, self._server, subject, prepared)
+            is_ours = isinstance(error, IssuerNotValidError)
+            log.log(logging.ERROR if is_ours else logging.INFO, "order %s: %s", order.id, error)
+            raise _problem(error) from None
+        certificate = self._certificate(signer, profile.template, subject, prepared)
         self._signing.add(certificate.id)  # before the record can be seen: `finish_unfinished` leaves it to us
         try:
             await self._record(
@@ -168,15 +190,14 @@ class Issuance:
             raise
         return signer, prepared, certificate
 
-    async def _shown(self, account: Account, order: Order) -> list[Shown]:
+    async def _shown(self, order: Order) -> list[Shown]:
         """How control was shown of each identifier that CAA counts for; a grant that vouches for a name is no method."""
         counting = [identifier for identifier in order.identifiers if self._caa.counts_for(identifier)]
         if not counting:
             return []
         methods: dict[Identifier, str] = {}
-        for authorization_id in order.authorization_ids:
-            authorization = await self._store.orders.authorization(account.id, authorization_id)
-            if authorization is not None and authorization.grant_id is None:
+        for authorization in await self._store.authorizations.of_order(order.id):
+            if authorization.grant_id is None:
                 methods.update(
                     (authorization.ordered, challenge.type)
                     for challenge in authorization.challenges
@@ -207,12 +228,13 @@ class Issuance:
         moved = 0
         unfinished = await self._store.issuance.unfinished()
         living = await self._others.living() if unfinished else frozenset()
-        for certificate in unfinished:
+        for each in unfinished:
+            certificate = each.certificate
             is_own = certificate.recorded_by == self._store.writer.instance
             if certificate.id in self._signing or not (is_own or (adopt and certificate.recorded_by not in living)):
                 continue
             try:
-                await self._finish(certificate)
+                await self._finish(each)
                 moved += 1
             except StaleError:
                 continue  # somebody else was faster
@@ -220,23 +242,28 @@ class Issuance:
                 log.exception("certificate %s cannot be finished now; it is tried again", certificate.serial)
         return moved
 
-    async def _finish(self, certificate: Certificate) -> None:
+    async def _finish(self, unfinished: Unfinished) -> None:
+        certificate = unfinished.certificate
         signer = self._issuers.signer(certificate.issuer_id)
-        problem = await self._reason_to_abandon(certificate)
-        if problem is not None or signer is None or certificate.profile != SERVER:
-            problem = problem or Problem(
-                ProblemType.SERVER_INTERNAL, "the issuer that was to sign is gone; order again"
-            )
+        try:
+            profile = await self._profiles.as_ordered(certificate.profile, certificate.profile_id)
+            await self._require_finishable(certificate, profile)
+        except Problem as problem:
             await self._abandon(certificate, problem)
             return
+        if signer is None:
+            gone = Problem(ProblemType.SERVER_INTERNAL, "the issuer that was to sign is gone; order again")
+            await self._abandon(certificate, gone)
+            return
         try:
-            prepared = _restore(signer, self._server, certificate)
-        except (LintError, IssuanceError) as error:  # the profile was changed by configuration since
-            problem = Problem(
-                ProblemType.SERVER_INTERNAL, "the profile changed while the certificate was made; order again"
-            )
+            prepared = _restore(signer, profile.template, unfinished)
+        except (LintError, IssuanceError) as error:
             log.warning("certificate %s is not finished: %s", certificate.serial, error)
-            await self._abandon(certificate, problem)
+            differs = Problem(
+                ProblemType.SERVER_INTERNAL,
+                "what was recorded is not what was ordered, or the issuer changed; order again",
+            )
+            await self._abandon(certificate, differs)
             return
         await self._complete(signer, prepared, certificate)
         log.info("finished certificate %s, which a stopped process had left", certificate.serial)
@@ -245,22 +272,63 @@ class Issuance:
         await self._store.issuance.abandon(certificate, problem, at=self._ambient.now())
         self._observer.orders_closed(OrderStatus.INVALID)
 
-    async def _reason_to_abandon(self, certificate: Certificate) -> Problem | None:
-        """Whatever changed between the record and now that forbids the signature."""
+    async def _require_finishable(self, certificate: Certificate, profile: Profile) -> None:
+        """Raise the Problem of whatever changed between the record and now that forbids the signature."""
         if self._ambient.now() - certificate.recorded_at > _TIME_TO_FINISH:
-            return Problem(ProblemType.SERVER_INTERNAL, "the server stopped while it made the certificate; order again")
+            raise Problem(ProblemType.SERVER_INTERNAL, "the server stopped while it made the certificate; order again")
         obstacle = await self._store.issuance.obstacle(
             certificate, thumbprint=thumbprint(certificate.public_key), at=self._ambient.now()
         )
         if obstacle is not None:
-            return Problem(ProblemType.UNAUTHORIZED, obstacle)
-        grant = None if certificate.account_id is None else await self._store.grants.of_account(certificate.account_id)
-        refusals = self._refusals(certificate.identifiers, grant)
-        return join_problems(refusals, detail="policy changed meanwhile; see subproblems") if refusals else None
+            raise Problem(ProblemType.UNAUTHORIZED, obstacle)
+        if certificate.account_id is not None and certificate.order_id is not None:
+            grant = await self._store.grants.of_account(certificate.account_id)
+            await self._require_allowed(
+                profile, grant, certificate.order_id, certificate.identifiers, certificate.public_key
+            )
 
-    def _refusals(self, identifiers: Sequence[Identifier], grant: Grant | None) -> tuple[Problem, ...]:
-        """Rule 3: what the configuration and the account's grant, if it has one, do not allow."""
-        return first_refusals([self._names.refusals, *([] if grant is None else [grant.refusals])], identifiers)
+    async def _require_allowed(
+        self,
+        profile: Profile,
+        grant: Grant | None,
+        order_id: str,
+        identifiers: Sequence[Identifier],
+        public_key: PublicKey,
+    ) -> None:
+        """Raise a Problem for what is not allowed today, though it may have been when the order was made.
+
+        1. The profile is still offered, or `invalidProfile`. 2. Then and now it takes such keys, or `badCSR`. 3. Policy, the account's
+        grant and the profile allow every name. 4. Control of every name was shown in a way that the profile still takes.
+        """
+        # Step 1
+        today = self._profiles.offer.current(profile.name)
+        # Step 2
+        kind, kinds = key_type(public_key), profile.key_types & today.key_types
+        if kind not in kinds:
+            taken = ", ".join(type_ for type_ in KeyType if type_ in kinds) or "no keys any more"
+            raise Problem(
+                ProblemType.BAD_CSR, f"the key in the CSR is {kind}, and the profile {profile.name} takes {taken}"
+            )
+        # Step 3
+        granted = [] if grant is None else [grant.refusals]
+        refusals = first_refusals([self._names.refusals, *granted, today.refusals], identifiers)
+        if refusals:
+            raise join_problems(refusals, detail="policy changed since the order was made; see subproblems")
+        # Step 4: only where the profile has lost a type are the authorizations read
+        if not {*profile.challenges} <= {*today.challenges}:
+            authorizations = await self._store.authorizations.of_order(order_id)
+            problems = tuple(
+                Problem(
+                    ProblemType.UNAUTHORIZED,
+                    f"{authorization.ordered}: control was shown in a way that the profile {profile.name} does not take any more;"
+                    " make a new order",
+                    identifier=authorization.ordered,
+                )
+                for authorization in authorizations
+                if not today.challenge_policy.accepts(authorization)
+            )
+            if problems:
+                raise join_problems(problems, detail=f"the profile {profile.name} changed; see subproblems")
 
     def _prepare(self, signer: SigningIssuer, template: Template, subject: _Subject) -> Prepared:
         dns_names, ip_addresses = _by_type(subject.names)
@@ -272,6 +340,8 @@ class Issuance:
             public_key=subject.public_key,
             serial=random_serial(self._ambient.entropy(_SERIAL_BYTES)),
             now=self._ambient.now(),
+            not_before=subject.not_before,
+            not_after=subject.not_after,
         )
 
     def _certificate(
@@ -284,6 +354,7 @@ class Issuance:
             account_id=subject.account_id,
             order_id=subject.order_id,
             profile=template.name,
+            profile_id=subject.profile_id,
             names=tuple(sorted(name.value for name in subject.names)),
             spki_sha256=hashlib.sha256(prepared.spki_der).digest(),
             not_before=prepared.not_before,
@@ -328,8 +399,9 @@ class Issuance:
         return signed
 
 
-def _restore(signer: SigningIssuer, template: Template, certificate: Certificate) -> Prepared:
-    dns_names, ip_addresses = _by_type(certificate.identifiers)
+def _restore(signer: SigningIssuer, template: Template, unfinished: Unfinished) -> Prepared:
+    certificate = unfinished.certificate
+    dns_names, ip_addresses = _by_type(unfinished.identifiers)
     prepared = restore(
         issuer=signer.issuer,
         template=template,
@@ -337,10 +409,27 @@ def _restore(signer: SigningIssuer, template: Template, certificate: Certificate
         dns_names=dns_names,
         ip_addresses=ip_addresses,
         spki_sha256=certificate.spki_sha256,
+        not_before=certificate.not_before,
+        not_after=unfinished.not_after,
     )
     if format_serial(prepared.serial) != certificate.serial:
         raise IssuanceError(f"the record of {certificate.serial} holds the serial {prepared.serial:x}")
     return prepared
+
+
+def _problem(error: IssuanceError) -> Problem:
+    """What an issuer's refusal is to the client."""
+    match error:
+        case ValidityError():
+            return Problem(ProblemType.MALFORMED, str(error))
+        case IssuerNotValidError():
+            return Problem(
+                ProblemType.SERVER_INTERNAL,
+                "the issuer cannot sign now: it has expired, or the clock is wrong",
+                status=503,
+            )
+        case _:
+            return Problem(ProblemType.REJECTED_IDENTIFIER, f"the issuer cannot certify this: {error}")
 
 
 def _by_type(identifiers: Sequence[Identifier]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -18,6 +18,7 @@ from acmeca.service.issuance import Issuance
 from acmeca.service.leadership import Leadership
 from acmeca.service.orders import Orders
 from acmeca.service.own_certificates import OwnCertificates
+from acmeca.service.profiles import Profiles
 from acmeca.service.retention import Retention
 from acmeca.service.status import Status
 from acmeca.storage.errors import FencedError
@@ -50,6 +51,7 @@ class Jobs:
         store: Store,
         *,
         leadership: Leadership,
+        profiles: Profiles,
         orders: Orders,
         challenges: Challenges,
         issuance: Issuance,
@@ -60,6 +62,7 @@ class Jobs:
     ) -> None:
         self._store = store
         self._leadership = leadership
+        self._profiles = profiles
         self._orders = orders
         self._challenges = challenges
         self._issuance = issuance
@@ -75,6 +78,7 @@ class Jobs:
         Only without a certificate for the listener and the responders there is nothing to start for.
         """
         await _once("leadership", self._leadership.campaign)
+        await _once("profiles", self._profiles.keep_offered)
         await _once("unfinished work", self._finish_unfinished)
         await self._own_certificates.refresh()
         await _once("CRLs", self._publish_due_crls)

@@ -1,6 +1,6 @@
 """Orders: newOrder, pre-authorization and finalize (RFC 8555 §7.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -15,11 +15,13 @@ from acmeca.policy.challenges import ChallengePolicy
 from acmeca.policy.grants import Grant
 from acmeca.policy.limits import Taking
 from acmeca.policy.names import NamePolicy, first_refusals
+from acmeca.policy.profiles import Profile
 from acmeca.policy.terms import TermsOfService
 from acmeca.service.ambient import Ambient
 from acmeca.service.authorizations import Authorizations, Basis
 from acmeca.service.issuance import Issuance
 from acmeca.service.limits import Limits
+from acmeca.service.profiles import Profiles
 from acmeca.service.renewals import Renewals, already_replaced
 from acmeca.storage.errors import AlreadyReplacedError, StaleError
 from acmeca.storage.limits import LimitReachedError
@@ -37,6 +39,7 @@ class Orders:
         store: Store,
         *,
         issuance: Issuance,
+        profiles: Profiles,
         renewals: Renewals,
         authorizations: Authorizations,
         names: NamePolicy,
@@ -47,6 +50,7 @@ class Orders:
     ) -> None:
         self._store = store
         self._issuance = issuance
+        self._profiles = profiles
         self._renewals = renewals
         self._authorizations = authorizations
         self._names = names
@@ -60,25 +64,43 @@ class Orders:
         return self._authorizations.count_beforehand
 
     async def new_order(self, account: Account, request: NewOrder) -> Order:
-        """§7.4: an order with an authorization for each identifier, or a refusal that names every identifier at fault."""
+        """§7.4: an order with an authorization for each identifier, or a refusal that names every identifier at fault.
+
+        1. The profile is chosen. 2. Every name is issued for, and the profile is for it. 3. A certificate can have the times that are
+        asked for. 4. What it replaces, it may replace. 5. What it rests on: authorizations that the account holds, and new ones.
+        6. One write. A refusal by steps 1 to 3 counts as an order, and stands in the audit.
+        """
         now = self._ambient.now()
-        if request.not_before is not None or request.not_after is not None:
-            # §7.4: the server "MUST NOT issue a certificate with contents other than those requested": say so now.
-            raise Problem(
-                ProblemType.MALFORMED,
-                "notBefore and notAfter are not supported: leave them out, this server sets the validity itself",
-            )
-        grant = await self._require_issuable(account, request.identifiers, now)
+        grant = await self._grant_of(account)
+        try:
+            # Step 1
+            profile = self._choose_profile(request, grant)
+            # Step 2
+            self._require_names(request, profile, grant)
+            # Step 3
+            self._issuance.require_validity(profile, not_before=request.not_before, not_after=request.not_after)
+        except Problem as problem:
+            await self._record_refusal(account, problem, now)
+            raise
+        # Step 4
         predecessor = await self._renewals.predecessor(account, request)
         replaces = None if predecessor is None else str(predecessor)
-        basis = await self._authorizations.for_order(account.id, request.identifiers, grant=grant, now=now)
+        # Step 5
+        challenges = profile.challenge_policy
+        basis = await self._authorizations.for_order(
+            account.id, request.identifiers, challenges=challenges, grant=grant, now=now
+        )
+        # Step 6
+        await self._profiles.keep(profile)
         takings = () if grant is None else grant.takings
         try:
-            return await self._create(account, request, basis, takings=takings, replaces=replaces, now=now)
+            return await self._create(account, request, profile, basis, takings=takings, replaces=replaces, now=now)
         except StaleError:  # what the account held was given up meanwhile, or the account was
-            basis = self._authorizations.anew(account.id, request.identifiers, grant=grant, now=now)
+            basis = self._authorizations.anew(
+                account.id, request.identifiers, challenges=challenges, grant=grant, now=now
+            )
         try:
-            return await self._create(account, request, basis, takings=takings, replaces=replaces, now=now)
+            return await self._create(account, request, profile, basis, takings=takings, replaces=replaces, now=now)
         except StaleError:
             raise _deactivated() from None
 
@@ -86,6 +108,7 @@ class Orders:
         self,
         account: Account,
         request: NewOrder,
+        profile: Profile,
         basis: Basis,
         *,
         takings: Sequence[Taking],
@@ -101,6 +124,10 @@ class Orders:
             authorization_ids=tuple(authorization.id for authorization in basis.authorizations),
             created_at=now,
             expires_at=basis.expires_at,
+            profile=profile.name,
+            profile_id=profile.id,
+            not_before=request.not_before,
+            not_after=request.not_after,
             replaces=replaces,
         )
         unproven = [item.identifier for item in basis.authorizations if item.status is AuthorizationStatus.PENDING]
@@ -121,8 +148,15 @@ class Orders:
                 ProblemType.MALFORMED,
                 f"{identifier}: a wildcard cannot be authorized before it is ordered (RFC 8555 §7.4.1); send newOrder for it",
             )
-        grant = await self._require_issuable(account, (identifier,), now)
-        authorization = self._authorizations.new(account.id, identifier, grant=grant, now=now)
+        grant = await self._grant_of(account)
+        refusals = first_refusals(self._asked(grant), (identifier,))
+        if refusals:
+            refusal = join_problems(refusals, detail="the name is not issued for; see subproblems")
+            await self._record_refusal(account, refusal, now)
+            raise refusal
+        authorization = self._authorizations.new(
+            account.id, identifier, challenges=self._challenges, grant=grant, now=now
+        )
         try:
             await self._store.authorizations.create(
                 authorization, takings=self._limits.of_new_order(account.id, unproven=(identifier,)), at=now
@@ -170,39 +204,57 @@ class Orders:
         """Close the orders that nobody finished in time; returns how many."""
         return await self._store.orders.expire(at=self._ambient.now())
 
-    async def _require_issuable(
-        self, account: Account, identifiers: Sequence[Identifier], now: datetime
-    ) -> Grant | None:
-        """§7.4: a refusal names every identifier at fault, and stands in the audit. Returns the grant that the account is bound to.
+    async def _grant_of(self, account: Account) -> Grant | None:
+        """The grant that the account is bound to. Raises Problem for one that has to agree to something first.
 
         That the grant has not ended was asked with the account, and is again in the transaction that writes.
         """
         agreement = self._terms.refusal(account)
         if agreement is not None:
             raise agreement
-        grant = None if account.grant_id is None else await self._store.grants.of_account(account.id)
-        refusals = self._refusals(identifiers, grant)
-        if refusals:
-            await self._record_refusal(account, refusals, now)
-            raise join_problems(refusals, detail=f"{len(refusals)} of the names are not issued for; see subproblems")
-        return grant
+        return None if account.grant_id is None else await self._store.grants.of_account(account.id)
 
-    async def _record_refusal(self, account: Account, refusals: Sequence[Problem], now: datetime) -> None:
+    def _choose_profile(self, request: NewOrder, grant: Grant | None) -> Profile:
+        """The profile of an order, as far as the grant lets it live. Raises Problem `invalidProfile`."""
+        profile = self._profiles.offer.choose(request.profile, allowed=(grant and grant.profiles) or None)
+        return profile if grant is None or grant.lifetime is None else profile.limited_to(grant.lifetime)
+
+    def _require_names(self, request: NewOrder, profile: Profile, grant: Grant | None) -> None:
+        """Raise a Problem with a subproblem for each identifier at fault.
+
+        draft-ietf-acme-profiles §4: "a profile which is incompatible with the rest of the contents of the request" is
+        `invalidProfile`, where it was asked for and nothing else is at fault.
+        """
+        asked = self._asked(grant)
+        refusals = first_refusals([*asked, profile.refusals], request.identifiers)
+        if refusals and request.profile is not None and not first_refusals(asked, request.identifiers):
+            detail = f"the profile {profile.name} is not for {len(refusals)} of the names; see subproblems, or ask for another one"
+            raise Problem(ProblemType.INVALID_PROFILE, detail, subproblems=refusals)
+        if refusals:
+            raise join_problems(refusals, detail=f"{len(refusals)} of the names are not issued for; see subproblems")
+
+    async def _record_refusal(self, account: Account, problem: Problem, now: datetime) -> None:
         """What was refused counts as an order: each stands in the audit."""
         try:
             await self._store.orders.record_refusal(
                 account.id,
-                {str(problem.identifier): problem.detail for problem in refusals},
+                _reasons(problem),
                 at=now,
                 takings=self._limits.of_new_order(account.id),
             )
         except LimitReachedError as error:
             raise await self._limits.refusal(error, actor=audit.account_actor(account.id)) from None
 
-    def _refusals(self, identifiers: Sequence[Identifier], grant: Grant | None) -> tuple[Problem, ...]:
-        """A problem for each identifier at fault: it is not issued for, or not to this account, or no challenge is offered for it."""
-        asked = [self._names.refusals, *([] if grant is None else [grant.refusals]), self._challenges.refusals]
-        return first_refusals(asked, identifiers)
+    def _asked(self, grant: Grant | None) -> list[Callable[[Sequence[Identifier]], tuple[Problem, ...]]]:
+        """Who has a say in identifiers, besides a profile: not issued for, not to this account, no challenge offered for it."""
+        return [self._names.refusals, *([] if grant is None else [grant.refusals]), self._challenges.refusals]
+
+
+def _reasons(problem: Problem) -> dict[str, str]:
+    """What the audit keeps of a refusal: the reason for each identifier, or the one for the whole."""
+    if not problem.subproblems:
+        return {"order": problem.detail}
+    return {str(each.identifier): each.detail for each in problem.subproblems}
 
 
 def _deactivated() -> Problem:

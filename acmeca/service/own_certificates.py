@@ -23,7 +23,7 @@ from acmeca.errors import AcmecaError, NotFound
 from acmeca.keystore.pem import Credential, KeystoreError, UnreadableError, load_credential, write_credential
 from acmeca.pki.ocsp import Responder
 from acmeca.pki.template import Template
-from acmeca.policy.profiles import listener_template, responder_template
+from acmeca.policy.own_templates import listener_template, responder_template
 from acmeca.service.ambient import Ambient
 from acmeca.service.certificates import Certificates
 from acmeca.service.issuance import Issuance

@@ -9,6 +9,7 @@ from acmeca.service.challenges import Challenges
 from acmeca.service.issuance import Issuance
 from acmeca.service.issuers import Issuers
 from acmeca.service.orders import Orders
+from acmeca.service.profiles import Profiles
 from acmeca.service.readiness import Readiness
 from acmeca.service.renewals import Renewals
 from acmeca.service.requests import Nonces, Requests
@@ -25,6 +26,7 @@ class Services:
     nonces: Nonces
     requests: Requests
     accounts: Accounts
+    profiles: Profiles
     orders: Orders
     challenges: Challenges
     issuance: Issuance

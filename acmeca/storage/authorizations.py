@@ -27,7 +27,7 @@ COLUMNS = "a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard
 
 
 class Authorizations:
-    """The table `authorizations`, as far as no order is concerned."""
+    """The table `authorizations`, as far as no order moves with it."""
 
     def __init__(self, database: Database, *, writer: str) -> None:
         self._database = database
@@ -51,6 +51,15 @@ class Authorizations:
             await insert_authorization(tx, authorization, writer=self._writer, at=at)
 
         await self._database.write(body)
+
+    async def of_order(self, order_id: str) -> list[Authorization]:
+        """Those that an order rests on, in the order of its identifiers."""
+        rows = await self._database.fetch_all(
+            f"SELECT {COLUMNS} FROM order_authorizations oa JOIN authorizations a ON a.id = oa.authorization_id"
+            " WHERE oa.order_id = $1 ORDER BY oa.position",
+            order_id,
+        )
+        return [load_authorization(row) for row in rows]
 
     async def valid(self, account_id: str, identifiers: Sequence[Identifier], *, at: datetime) -> list[Authorization]:
         """The account's valid, unexpired authorizations for the base names of these identifiers, wildcards or not."""

@@ -45,7 +45,8 @@ class Certificate:
     """A certificate as it is kept.
 
     `serial` is lower-case hex of its octets; `account_id` and `order_id` are None for the server's own; `signature` is
-    None while it is recorded and not yet signed; `revocation_reason` is a CRLReason or None for "no reason".
+    None while it is recorded and not yet signed; `profile` is the name of what it was made by and `profile_id` the digest of that
+    profile's document, None for the server's own; `revocation_reason` is a CRLReason or None for "no reason".
     """
 
     id: str
@@ -60,6 +61,7 @@ class Certificate:
     not_after: datetime
     tbs: bytes
     recorded_at: datetime
+    profile_id: str | None = None
     recorded_by: str | None = None  # the instance that has its signature in hand
     signature: bytes | None = None
     issued_at: datetime | None = None
@@ -246,7 +248,7 @@ class Certificates:
 
 
 COLUMNS: Final = (
-    "c.id, c.serial, c.issuer_id, c.account_id, c.order_id, c.profile, c.spki_sha256, c.not_before, c.not_after, c.tbs,"
+    "c.id, c.serial, c.issuer_id, c.account_id, c.order_id, c.profile, c.profile_id, c.spki_sha256, c.not_before, c.not_after, c.tbs,"
     " c.signature, c.recorded_at, c.recorded_by, c.issued_at, c.revoked_at, c.revocation_reason"
 )
 
@@ -335,6 +337,7 @@ async def read_certificate(reader: Reader, row: Row) -> Certificate:
         account_id=row["account_id"],
         order_id=row["order_id"],
         profile=row["profile"],
+        profile_id=row["profile_id"],
         names=tuple(item["name"] for item in names),
         spki_sha256=row["spki_sha256"],
         not_before=from_seconds(row["not_before"]),

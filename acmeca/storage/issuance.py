@@ -8,9 +8,11 @@ Rule 2: the order moves in the same transaction as its certificate, by compare-a
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from acmeca import audit
+from acmeca.acme.identifiers import Identifier
 from acmeca.acme.problem import Problem
 from acmeca.acme.states import ORDER_MOVES, OrderStatus, require_move
 from acmeca.policy.limits import Taking
@@ -20,9 +22,18 @@ from acmeca.storage.database import Database, Entry, Transaction
 from acmeca.storage.errors import KeyRefusedError, StaleError
 from acmeca.storage.grants import has_ended
 from acmeca.storage.limits import take, without_renewals
-from acmeca.storage.orders import close_order
+from acmeca.storage.orders import close_order, parse_identifiers
 from acmeca.storage.replacements import complete_replacing
-from acmeca.storage.times import to_seconds
+from acmeca.storage.times import from_seconds, to_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A certificate that was recorded and not signed, and what its order asks for: the names in their order, and a notAfter."""
+
+    certificate: Certificate
+    identifiers: tuple[Identifier, ...]
+    not_after: datetime | None
 
 
 class Issuance:
@@ -56,6 +67,7 @@ class Issuance:
                 issuer_id=certificate.issuer_id,
                 order_id=certificate.order_id,
                 profile=certificate.profile,
+                profile_id=certificate.profile_id,
                 names=certificate.names,
                 spki_sha256=certificate.spki_sha256.hex(),
                 tbs_sha256=hashlib.sha256(certificate.tbs).hexdigest(),
@@ -128,13 +140,20 @@ class Issuance:
 
         await self._database.write(body)
 
-    async def unfinished(self) -> list[Certificate]:
+    async def unfinished(self) -> list[Unfinished]:
         """Recorded certificates without a signature whose orders are still processing: a process died between the two."""
         rows = await self._database.fetch_all(
-            f"SELECT {COLUMNS} FROM orders o JOIN certificates c ON c.order_id = o.id"
+            f"SELECT {COLUMNS}, o.identifiers, o.not_after AS asked FROM orders o JOIN certificates c ON c.order_id = o.id"
             " WHERE o.status = 'processing' AND c.signature IS NULL"
         )
-        return [await read_certificate(self._database, row) for row in rows]
+        return [
+            Unfinished(
+                certificate=await read_certificate(self._database, row),
+                identifiers=parse_identifiers(row["identifiers"]),
+                not_after=from_seconds(row["asked"]),
+            )
+            for row in rows
+        ]
 
     async def obstacle(self, certificate: Certificate, *, thumbprint: str, at: datetime) -> str | None:
         """What forbids the signature of a recorded certificate now, though it was allowed when it was recorded; or None.
@@ -195,15 +214,16 @@ async def _require_certifiable(tx: Transaction, spki_sha256: bytes, thumbprint: 
 
 async def _insert(tx: Transaction, certificate: Certificate, *, instance: str) -> None:
     await tx.execute(
-        "INSERT INTO certificates (id, serial, issuer_id, account_id, order_id, profile, spki_sha256, not_before,"
+        "INSERT INTO certificates (id, serial, issuer_id, account_id, order_id, profile, profile_id, spki_sha256, not_before,"
         " not_after, tbs, recorded_at, recorded_by, names_digest)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         certificate.id,
         certificate.serial,
         certificate.issuer_id,
         certificate.account_id,
         certificate.order_id,
         certificate.profile,
+        certificate.profile_id,
         certificate.spki_sha256,
         to_seconds(certificate.not_before),
         to_seconds(certificate.not_after),
@@ -223,6 +243,7 @@ async def _insert(tx: Transaction, certificate: Certificate, *, instance: str) -
                 "account_id": certificate.account_id,
                 "order_id": certificate.order_id,
                 "profile": certificate.profile,
+                "profile_id": certificate.profile_id,
                 "names": json.dumps(certificate.names),
                 "spki_sha256": certificate.spki_sha256,
                 "not_before": to_seconds(certificate.not_before),

@@ -396,7 +396,7 @@ async def _order(reader: Reader, account_id: str, order_id: str) -> Order | None
         id=row["id"],
         account_id=row["account_id"],
         status=OrderStatus(row["status"]),
-        identifiers=tuple(Identifier(IdentifierType(type_), value) for type_, value in json.loads(row["identifiers"])),
+        identifiers=parse_identifiers(row["identifiers"]),
         authorization_ids=tuple(item["authorization_id"] for item in authorizations),
         created_at=from_seconds(row["created_at"]),
         expires_at=from_seconds(row["expires_at"]),
@@ -408,6 +408,11 @@ async def _order(reader: Reader, account_id: str, order_id: str) -> Order | None
         not_after=from_seconds(row["not_after"]),
         replaces=row["replaces"],
     )
+
+
+def parse_identifiers(text: str) -> tuple[Identifier, ...]:
+    """The identifiers of an order, in the client's order."""
+    return tuple(Identifier(IdentifierType(type_), value) for type_, value in json.loads(text))
 
 
 async def close_order(tx: Transaction, order_id: str, old: OrderStatus, problem: Problem) -> None:

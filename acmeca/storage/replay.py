@@ -10,8 +10,10 @@ Rule 5: an entry of a kind, or with a column, that this program does not know st
 it meant must not be lost. What cannot be placed, because something before it is missing, is told and passed over.
 Rule 6: a CA has one root from its beginning. A journal with another one is another CA's, and stops the replay: its issuers would be
 this one's, its root would be handed out as this one's, and its numbers would decide which commits of this one never happened.
+Rule 7: an entry of an earlier program lacks the columns that came later (`ADDED`). What that meant then is written beside them.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from typing import Any, Final, TypeAlias
 from acmeca.audit import AuthorizationDeactivated
 from acmeca.storage.accounts import shut_account
 from acmeca.storage.certificates import KEY_COMPROMISE, names_digest
-from acmeca.storage.database import Database, Entry, Transaction
+from acmeca.storage.database import Database, Entry, Transaction, Value
 from acmeca.storage.issuance import insert_names
 from acmeca.storage.journal import Commit, JournalError
 from acmeca.storage.journals import AUDIT
@@ -59,8 +61,10 @@ KINDS: Final[Mapping[str, Columns]] = MappingProxyType(
         "contact": {"id": _TEXT, "contact": _TEXT},
         "account.key": dict.fromkeys(("id", "old_thumbprint", "thumbprint", "jwk"), _TEXT),
         "account.deactivated": {"id": _TEXT},
+        "profile": dict.fromkeys(("id", "name", "document"), _TEXT),
         "certificate": {
             **dict.fromkeys(("id", "serial", "issuer_id", "profile", "names"), _TEXT),
+            "profile_id": _TEXT_OR_NONE,
             "account_id": _TEXT_OR_NONE,
             "order_id": _TEXT_OR_NONE,
             "spki_sha256": _OCTETS,
@@ -105,6 +109,13 @@ KINDS: Final[Mapping[str, Columns]] = MappingProxyType(
     }
 )
 """What is journalled: the kinds of entries, each with its columns and what may stand in them."""
+
+ADDED: Final[Mapping[str, Mapping[str, Value]]] = MappingProxyType(
+    {
+        "certificate": {"profile_id": None},  # profiles had no documents
+    }
+)
+"""The columns that came to a kind later, each with what an entry without it means (rule 7)."""
 
 
 @dataclass(slots=True)
@@ -181,14 +192,13 @@ async def raise_last_commits(database: Database, last_numbers: Mapping[str, int]
 
 
 async def _replay_commit(tx: Transaction, commit: Commit, tally: Tally, *, base: int) -> None:
-    for entry in commit.entries:
-        _require_known(entry, commit)
-    records = [entry.values for entry in commit.entries if entry.kind == AUDIT]
+    entries = [_known(entry, commit) for entry in commit.entries]
+    records = [entry.values for entry in entries if entry.kind == AUDIT]
     if commit.number <= base and records and all([await _is_there(tx, record) for record in records]):
         return
     is_late = any([await _is_passed(tx, record) for record in records])
     before = sum(tally.changed.values())
-    for entry in commit.entries:
+    for entry in entries:
         place = _PLACES[entry.kind]
         if await place(_Placing(tx, entry.values, tally, is_late)):
             tally.note(entry.kind)
@@ -212,8 +222,8 @@ async def _is_passed(tx: Transaction, record: Mapping[str, Any]) -> bool:
     return row is not None
 
 
-def _require_known(entry: Entry, commit: Commit) -> None:
-    """Rule 5."""
+def _known(entry: Entry, commit: Commit) -> Entry:
+    """The entry with every column of its kind (rule 7). Raises `JournalError` (rule 5)."""
     columns = KINDS.get(entry.kind)
     unknown = set() if columns is None else entry.values.keys() - columns.keys()
     if columns is None or unknown:
@@ -221,11 +231,13 @@ def _require_known(entry: Entry, commit: Commit) -> None:
         raise JournalError(
             f"the journal of {commit.writer} has {what}, which this program does not know: a newer acmeca wrote it, restore with that"
         )
+    values = {**ADDED.get(entry.kind, {}), **entry.values}
     for name, types in columns.items():
-        if name not in entry.values or type(entry.values[name]) not in types:
+        if name not in values or type(values[name]) not in types:
             raise JournalError(
                 f"commit {commit.number} in the journal of {commit.writer} holds a {entry.kind} that acmeca never wrote ({name})"
             )
+    return Entry(entry.kind, values)
 
 
 # --- one function for each kind: True when it changed something ---------------------------------------------------
@@ -403,28 +415,46 @@ async def _place_deactivation(entry: _Placing) -> bool:
     return False
 
 
+async def _place_profile(entry: _Placing) -> bool:
+    values = entry.values
+    if hashlib.sha256(values["document"].encode()).hexdigest() != values["id"]:
+        raise JournalError(
+            "a journal holds a profile that acmeca never wrote: it is named by another document's digest"
+        )
+    return bool(
+        await entry.tx.execute(
+            "INSERT INTO profiles (id, name, document) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING",
+            values["id"],
+            values["name"],
+            values["document"],
+        )
+    )
+
+
 async def _place_certificate(entry: _Placing) -> bool:
     """Rule 4. Who has it in hand is nobody: the process is gone."""
     tx, values = entry.tx, entry.values
     if not await _is_missing(tx, "certificates", values["id"]):
-        # It may have been placed before its account was.
-        return bool(
+        # It may have been placed before its account or its profile was.
+        changed = [
             await tx.execute(
-                "UPDATE certificates SET account_id = (SELECT id FROM accounts WHERE id = $1) WHERE id = $2 AND account_id IS NULL"
-                " AND EXISTS (SELECT 1 FROM accounts WHERE id = $1)",
-                values["account_id"],
+                f"UPDATE certificates SET {column} = $1 WHERE id = $2 AND {column} IS NULL"
+                f" AND EXISTS (SELECT 1 FROM {table} WHERE id = $1)",
+                values[column],
                 values["id"],
             )
-        )
+            for column, table in (("account_id", "accounts"), ("profile_id", "profiles"))
+        ]
+        return any(changed)
     if await _is_missing(tx, "issuers", values["issuer_id"]):
         entry.tally.give_up(f"certificate {values['serial']}: its issuer {values['issuer_id']} is not there")
         return False
     names = _names(values["names"])
     inserted = await tx.execute(
         "INSERT INTO certificates (id, serial, issuer_id, account_id, order_id, profile, spki_sha256, not_before, not_after, tbs,"
-        " recorded_at, names_digest) VALUES ($1, $2, $3, (SELECT id FROM accounts WHERE id = $4), (SELECT o.id FROM orders o"
-        " WHERE o.id = $5 AND NOT EXISTS (SELECT 1 FROM certificates c WHERE c.order_id = o.id)), $6, $7, $8, $9, $10, $11, $12)"
-        " ON CONFLICT DO NOTHING",
+        " recorded_at, names_digest, profile_id) VALUES ($1, $2, $3, (SELECT id FROM accounts WHERE id = $4), (SELECT o.id FROM orders o"
+        " WHERE o.id = $5 AND NOT EXISTS (SELECT 1 FROM certificates c WHERE c.order_id = o.id)), $6, $7, $8, $9, $10, $11, $12,"
+        " (SELECT id FROM profiles WHERE id = $13)) ON CONFLICT DO NOTHING",
         values["id"],
         values["serial"],
         values["issuer_id"],
@@ -437,6 +467,7 @@ async def _place_certificate(entry: _Placing) -> bool:
         values["tbs"],
         values["recorded_at"],
         names_digest(names),
+        values["profile_id"],
     )
     if not inserted:
         entry.tally.give_up(f"certificate {values['serial']}: its serial is another certificate's")
@@ -444,6 +475,10 @@ async def _place_certificate(entry: _Placing) -> bool:
     if values["account_id"] is not None and await _is_missing(tx, "accounts", values["account_id"]):
         entry.tally.give_up(
             f"the account {values['account_id']} of certificate {values['serial']}, which is there without"
+        )
+    if values["profile_id"] is not None and await _is_missing(tx, "profiles", values["profile_id"]):
+        entry.tally.give_up(
+            f"the profile {values['profile_id']} of certificate {values['serial']}, which is there without"
         )
     await insert_names(tx, values["id"], names)
     await tx.execute(
@@ -660,6 +695,7 @@ _PLACES: Final[Mapping[str, _Place]] = MappingProxyType(
         "contact": _place_contact,
         "account.key": _place_key,
         "account.deactivated": _place_deactivation,
+        "profile": _place_profile,
         "certificate": _place_certificate,
         "grant": _place_grant,
         "grant.standing": _place_grant_standing,

@@ -19,6 +19,7 @@ from acmeca.storage.keys import BlockedKeys
 from acmeca.storage.leases import Leases
 from acmeca.storage.limits import Limits, take
 from acmeca.storage.orders import Orders
+from acmeca.storage.profiles import Profiles
 from acmeca.storage.renewals import Renewals
 from acmeca.storage.retention import Retention
 from acmeca.storage.writers import Writer, Writers
@@ -33,6 +34,7 @@ class Store:
         self.accounts = Accounts(database, writer=writer.name)
         self.authorizations = Authorizations(database, writer=writer.name)
         self.grants = Grants(database, writer=writer.name)
+        self.profiles = Profiles(database, writer=writer.name)
         self.orders = Orders(database, writer=writer.name, instance=writer.instance)
         self.issuance = Issuance(database, writer=writer.name, instance=writer.instance)
         self.certificates = Certificates(database, writer=writer.name)

@@ -94,8 +94,10 @@ def example_name(allowed_names: Sequence[str]) -> str:
 class FrontPageModel:
     """Everything that the page shows.
 
-    `allowed_names` and `allowed_networks` are the policy's patterns; `http_port` is the port where http-01 is checked; `demo` marks
-    a server that runs under the demonstration policy; `external_account_required` and `terms_of_service` say what a new account needs; `roots_url` serves all trusted roots and `bundle_url` the issuers
+    `allowed_names` and `allowed_networks` are the policy's patterns; `profiles` are names of profiles with their descriptions, the one
+    for orders that ask for none first; `http_port` is the port where http-01 is checked; `demo` marks
+    a server that runs under the demonstration policy; `external_account_required` and `terms_of_service` say what a new account needs;
+    `roots_url` serves all trusted roots and `bundle_url` the issuers
     with their roots, both PEM. Raises ValueError for a URL that is not plain http or https, or a port out of range.
     """
 
@@ -111,6 +113,7 @@ class FrontPageModel:
     issuers: tuple[CertificateCard, ...]
     allowed_names: tuple[str, ...]
     allowed_networks: tuple[str, ...] = ()
+    profiles: tuple[tuple[str, str], ...] = ()
     http_port: int = 80
     external_account_required: bool = False
     terms_of_service: str | None = None

@@ -138,7 +138,21 @@ def test_an_order() -> None:
             "https://ca.example:8443/acme/authorization/az2",
         ],
         "finalize": "https://ca.example:8443/acme/order/o1/finalize",
+        "profile": "server",
     }
+
+
+def test_an_order_shows_what_was_asked_for() -> None:
+    """§7.1.3: "notBefore (optional, string): The requested value of the notBefore field"; draft-ietf-acme-profiles §4: "an Order
+    object including the selected profile".
+    """
+    order = replace(ORDER, not_before=ORDER.created_at, profile="web")
+    document = order.to_json(URLS)
+    assert (document["notBefore"], document["profile"]) == (format_time(ORDER.created_at), "web")
+    assert "notAfter" not in document
+    document = replace(ORDER, not_after=ORDER.expires_at).to_json(URLS)
+    assert document["notAfter"] == format_time(ORDER.expires_at)
+    assert "notBefore" not in document
 
 
 @pytest.mark.parametrize("status", OrderStatus)

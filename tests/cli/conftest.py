@@ -15,9 +15,9 @@ from acmeca import app
 from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.cli.main import run
 from acmeca.config import load_config
-from acmeca.policy.profiles import server_template
 from tests.support.installations import Installation, make_installation
 from tests.support.processes import Process
+from tests.support.profiles import make_profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def issue(installation: Installation, *names: str, days: int = 90) -> str:
     async def work() -> str:
         async with app.opened(load_config(installation.config_path, {})) as ca:
             certificate = await ca.services.issuance.issue_own(
-                server_template(timedelta(days=days)),
+                make_profile(lifetime=timedelta(days=days)).template,
                 tuple(Identifier(IdentifierType.DNS, name) for name in names),
                 ec.generate_private_key(ec.SECP256R1()).public_key(),
                 signer=ca.services.issuers.active,

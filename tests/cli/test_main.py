@@ -35,7 +35,7 @@ sys.exit(run(sys.argv[1:]))
 def test_the_verbs() -> None:
     assert (
         " ".join(VERBS)
-        == "audit backup crl doctor init journal keys limits list renewal restore revoke serve show storage"
+        == "audit backup crl doctor init journal keys limits list profiles renewal restore revoke serve show storage"
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmeca.policy import keys
-from acmeca.policy.keys import check_key, parse_weak_keys
+from acmeca.policy.keys import KeyType, check_key, key_type, parse_weak_keys
 from tests.support.jose import KEY_KINDS, KeyKind, shared_key
 from tests.support.stopwatch import takes_less_than
 
@@ -378,3 +378,30 @@ def test_every_reason_tells_a_person_something() -> None:
         assert reason is not None
         assert 20 < len(reason) < 200
         assert reason.startswith("its ")
+
+
+@pytest.mark.parametrize("kind", KEY_KINDS)
+def test_every_good_key_has_a_type(kind: KeyKind) -> None:
+    """What a profile names, for every kind of key that is certified at all."""
+    key = shared_key(kind).private.public_key()
+    assert check_key(key, None) is None
+    assert key_type(key) == kind.lower().replace("-", "")
+
+
+def test_the_types_are_those_of_the_good_keys() -> None:
+    assert {kind.lower().replace("-", "") for kind in KEY_KINDS} == {type_.value for type_ in KeyType}
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        ec.generate_private_key(ec.SECP256K1()).public_key(),
+        ec.generate_private_key(ec.BrainpoolP256R1()).public_key(),
+        rsa_public(1 << 1023 | 1),
+        ed448.Ed448PrivateKey.generate().public_key(),
+        None,
+    ],
+)
+def test_another_key_has_none(key: object) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        key_type(key)

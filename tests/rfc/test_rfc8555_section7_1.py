@@ -141,7 +141,7 @@ class TestOrderObjects:
         with "pending" or "valid" in the status field", in the format of RFC 3339.
         """
         order = await client.new_order("b.localhost", "a.localhost", ips=("127.0.0.9",))
-        assert set(order.document) == {"status", "expires", "identifiers", "authorizations", "finalize"}
+        assert set(order.document) == {"status", "expires", "identifiers", "authorizations", "finalize", "profile"}
         assert order.status == "pending"
         assert RFC3339.match(order.document["expires"])
         assert datetime.fromisoformat(order.document["expires"]) > ca.clock() + timedelta(hours=1)

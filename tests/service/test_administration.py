@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.errors import AcmecaError, Conflict, NotFound
-from acmeca.policy.profiles import server_template
 from acmeca.service.administration import REASONS
 from acmeca.service.arguments import parse_search_name, parse_serial
 from acmeca.service.status import format_serial
 from acmeca.storage.certificates import Certificate
+from tests.support.profiles import make_profile
 from tests.support.server import RunningCa, ca_site, running_ca
 
 USER = "alice"
@@ -39,7 +39,7 @@ async def issue(
     identifiers = tuple(Identifier(IdentifierType.DNS, name) for name in names)
     key = key or ec.generate_private_key(ec.SECP256R1())
     return await ca.services.issuance.issue_own(
-        server_template(timedelta(days=days)), identifiers, key.public_key(), signer=ca.signer
+        make_profile(lifetime=timedelta(days=days)).template, identifiers, key.public_key(), signer=ca.signer
     )
 
 

@@ -37,10 +37,9 @@ async def owner(store: Store) -> Account:
     return await kept_account(store)
 
 
-def service(store: Store, *types: ChallengeType, control: timedelta = DAY) -> Authorizations:
+def service(store: Store, *, control: timedelta = DAY) -> Authorizations:
     ambient = Ambient(clock=lambda: NOW, entropy=os.urandom, uptime=lambda: 0.0)
-    policy = ChallengePolicy(types or (HTTP_01, DNS_01))
-    return Authorizations(store, challenges=policy, lifetimes=Lifetimes(control), ambient=ambient)
+    return Authorizations(store, lifetimes=Lifetimes(control), ambient=ambient)
 
 
 async def shown(
@@ -58,8 +57,12 @@ async def shown(
     return made
 
 
-async def basis(service: Authorizations, owner: Account, *names: str) -> Basis:
-    return await service.for_order(owner.id, [name(text) for text in names], now=NOW)
+async def basis(
+    service: Authorizations, owner: Account, *names: str, types: Sequence[ChallengeType] = (HTTP_01, DNS_01)
+) -> Basis:
+    """For an order whose profile takes these challenge types."""
+    identifiers = [name(text) for text in names]
+    return await service.for_order(owner.id, identifiers, challenges=ChallengePolicy(tuple(types)), grant=None, now=NOW)
 
 
 def ids(items: Sequence[Authorization]) -> list[str]:
@@ -96,7 +99,7 @@ async def test_only_if_its_challenge_type_is_still_allowed(
 ) -> None:
     """RULES §3, last line: it is the type by which control was shown that counts, not one that was offered beside it."""
     await shown(store, owner, "a.example.org", by=DNS_01)
-    found = await basis(service(store, *types), owner, "a.example.org")
+    found = await basis(service(store), owner, "a.example.org", types=types)
     assert found.is_complete == is_taken
 
 
@@ -146,7 +149,8 @@ async def test_control_that_is_not_kept(store: Store, owner: Account) -> None:
 async def test_anew(store: Store, owner: Account) -> None:
     """What is left when an authorization was given up between the look and the order."""
     made = await shown(store, owner, "a.example.org")
-    found = service(store).anew(owner.id, [name("a.example.org")], now=NOW)
+    policy = ChallengePolicy((HTTP_01, DNS_01))
+    found = service(store).anew(owner.id, [name("a.example.org")], challenges=policy, grant=None, now=NOW)
     assert ids(found.authorizations) == ids(found.new) != [made.id]
     assert dataclasses.replace(found.new[0], id="", challenges=()) == authorization(
         owner, id="", challenges=(), expires_at=NOW + DAY

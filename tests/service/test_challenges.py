@@ -7,11 +7,11 @@ import pytest
 
 from acmeca.acme.objects import ChallengeType
 from acmeca.acme.problem import Problem, ProblemType
-from acmeca.policy.challenges import ChallengePolicy
 from acmeca.service import challenges
 from acmeca.service.validations import Outcome, Target, Validation
 from acmeca.storage.errors import StorageError
 from tests.support.acme_client import AcmeClient
+from tests.support.profiles import offer_challenges
 from tests.support.server import GatedValidation, RunningCa, ca_site, http01, running_ca, until
 
 
@@ -224,8 +224,7 @@ TYPES = (ChallengeType.HTTP_01, ChallengeType.TLS_ALPN_01, ChallengeType.DNS_01)
 def offer(ca: RunningCa, *types: ChallengeType) -> Shown:
     """From now on these types are offered, and validated by what is returned."""
     shown = Shown()
-    policy = ChallengePolicy(types)
-    ca.services.orders._challenges = ca.services.challenges._policy = policy
+    offer_challenges(ca.services, *types)
     ca.services.challenges._validations = dict.fromkeys(ChallengeType, shown)
     return shown
 

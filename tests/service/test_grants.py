@@ -430,6 +430,7 @@ class TestAdministration:
             ({"names": ["*"]}, "names: '\\*'"),
             ({"names": ["*.example"]}, "allowed_names"),
             ({"names": [""]}, "names"),
+            ({"profiles": ["server", "web"]}, "profiles: web: there is no such profile; there are server, short"),
             ({"networks": ["10.0.0.0/8"]}, "allowed_networks"),
             ({"networks": ["10.0.0.1/8"]}, "networks"),
             ({"quota": "many"}, "quota"),
@@ -562,6 +563,7 @@ def administration(ca: RunningCa, data_dir: Path) -> GrantAdministration:
         ca.store,
         keys=MacKeys(data_dir, entropy=os.urandom),
         names=NamePolicy(("*.localhost",)),
+        offer=ca.services.profiles.offer,
         urls=ca.urls,
         ambient=ca.site.ambient,
     )

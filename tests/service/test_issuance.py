@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from cryptography import x509
@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from acmeca.pki.signing import split_signed
+from acmeca.pki.template import SERVER_AUTH
 from acmeca.storage import audit
 from acmeca.storage.certificates import CertificateStatus, Search
 from acmeca.storage.errors import StorageError
@@ -35,9 +36,9 @@ class TokenError(RuntimeError):
     """What a key in a token raises when the token is away."""
 
 
-async def processing(ca: RunningCa, client: AcmeClient, *names: str) -> ClientOrder:
+async def processing(ca: RunningCa, client: AcmeClient, *names: str, **members: object) -> ClientOrder:
     """An order whose certificate is recorded and not signed."""
-    order = await client.ready_order(*names)
+    order = await client.ready_order(*names, **members)
     ca.site.issuer_key.broken = TokenError("the token is away")
     answer = (await client.finalize(order)).ok()
     ca.site.issuer_key.broken = None
@@ -125,6 +126,15 @@ class TestRecordFirst:
         (await client.finalize(order)).refused("serverInternal", 503)
 
 
+RECONFIGURED: Final[dict[str, dict[str, dict[str, object]]]] = {
+    "policy": {"policy": {"allowed_names": ["a.localhost"]}},
+    "profile": {"profiles": {"web": {}, "server": {"enabled": False}}, "policy": {"default_profile": "web"}},
+    "profile's names": {"profiles": {"server": {"allowed_names": ["a.localhost"]}}},
+    "profile's keys": {"profiles": {"server": {"key_types": ["rsa2048"]}}},
+}
+"""What an operator may have changed between the record and the restart."""
+
+
 class TestUnfinished:
     async def test_finished_when_the_token_is_back(self, ca: RunningCa) -> None:
         """Rule 2 of service/issuance.py: the recorded bytes are signed; none are made a second time."""
@@ -210,7 +220,10 @@ class TestUnfinished:
         [
             ("too old", "serverInternal"),
             ("policy", "rejectedIdentifier"),
-            ("profile", "serverInternal"),
+            ("profile", "invalidProfile"),
+            ("profile's names", "rejectedIdentifier"),
+            ("profile's keys", "badCSR"),
+            ("what was asked for", "serverInternal"),
             ("account", "unauthorized"),
             ("revoked", "unauthorized"),
             ("tampered", "serverInternal"),
@@ -247,15 +260,13 @@ class TestUnfinished:
                     )
                 case "authorization":
                     (await client.post(order.authorizations[0], {"status": "deactivated"})).ok()
+                case "what was asked for":
+                    await ca.execute("UPDATE orders SET not_after = 1 WHERE status = 'processing'")
                 case "tampered":
                     await ca.execute("UPDATE certificates SET tbs = $1 WHERE serial = $2", other_tbs, serial)
-        match what:
-            case "too old":
-                site.clock.advance(hours=1, seconds=1)
-            case "policy":
-                site.reconfigure(policy={"allowed_names": ["a.localhost"]})
-            case "profile":
-                site.reconfigure(policy={"lifetime": "30d"})
+        if what == "too old":
+            site.clock.advance(hours=1, seconds=1)
+        site.reconfigure(**RECONFIGURED.get(what, {}))
         signed = len(site.issuer_key.signed)
         async with site.running() as ca:
             row = await ca.rows("SELECT status, error FROM orders WHERE id = $1", order.url.rpartition("/")[2])
@@ -271,7 +282,43 @@ class TestUnfinished:
                 shown = await again.order(order.url)
                 assert shown.document["error"]["type"].endswith(problem)
                 (await again.finalize(order)).refused("orderNotReady", 403)
-                await again.issue("a.localhost")
+                if what != "profile's keys":
+                    await again.issue("a.localhost")
+
+    async def test_it_is_finished_as_it_was_ordered(self, site: Site) -> None:
+        """Rule 4: by the profile that its order was made with, for the times and with the common name that it asked for, though
+        that profile has another lifetime now, and nothing of the old one stands in the configuration.
+        """
+        site.reconfigure(profiles={"web": {"lifetime": "30d", "maximum_lifetime": "60d", "common_name": True}})
+        async with site.running() as ca:
+            client = await ca.client()
+            until = (ca.clock() + timedelta(days=45)).strftime("%Y-%m-%dT%H:%M:%SZ")
+            order = await processing(ca, client, "b.localhost", "a.localhost", profile="web", notAfter=until)
+            asked = await ca.scalar("SELECT not_after FROM orders")
+        site.reconfigure(profiles={"web": {"lifetime": "1d", "usages": ["client"]}})
+        async with site.running() as ca:
+            again = await ca.client(client.key)
+            leaf, *_ = await again.download(await again.order(order.url))
+            assert leaf.not_valid_after_utc.timestamp() == asked
+            assert [attribute.value for attribute in leaf.subject] == ["b.localhost"]
+            usages = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+            assert [usage.dotted_string for usage in usages] == [SERVER_AUTH]
+
+    async def test_one_from_before_profiles_were_kept(self, site: Site) -> None:
+        """Its order and its record name no document: it is finished by today's profile of the name, if that is as it was."""
+        async with site.running() as ca:
+            client = await ca.client()
+            orders = [await processing(ca, client, name) for name in ("a.localhost", "b.localhost")]
+            await ca.execute("UPDATE orders SET profile_id = NULL")
+            await ca.execute("UPDATE certificates SET profile_id = NULL")
+            assert await ca.services.issuance.finish_unfinished() == 2
+            assert [(await client.order(order.url)).status for order in orders] == ["valid", "valid"]
+            order = await processing(ca, client, "c.localhost")
+            await ca.execute("UPDATE orders SET profile_id = NULL")
+            await ca.execute("UPDATE certificates SET profile_id = NULL")
+        site.reconfigure(policy={"lifetime": "30d"})
+        async with site.running() as ca:
+            assert (await (await ca.client(client.key)).order(order.url)).status == "invalid"
 
     async def test_it_is_tried_for_an_hour(self, ca: RunningCa) -> None:
         client = await ca.client()

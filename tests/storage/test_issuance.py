@@ -9,7 +9,9 @@ import pytest
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.storage.certificates import KEY_COMPROMISE, SerialStatus
 from acmeca.storage.errors import KeyRefusedError, NotUniqueError, StaleError
+from acmeca.storage.issuance import Unfinished
 from acmeca.storage.store import Store
+from tests.support.profiles import make_profile
 from tests.support.stored import (
     NOW,
     certificate,
@@ -35,7 +37,7 @@ class TestRecord:
         _, made, kept = await recorded_certificate(store)
         assert await order_status(store, made.id) == "processing"
         assert await store.certificates.by_serial(kept.serial) == kept
-        assert await store.issuance.unfinished() == [kept]
+        assert await store.issuance.unfinished() == [Unfinished(kept, made.identifiers, not_after=None)]
 
     @pytest.mark.parametrize(
         ("what", "sql"),
@@ -65,6 +67,21 @@ class TestRecord:
         with pytest.raises(StaleError):
             await store.issuance.record(certificate(owner, made), thumbprint="key", at=NOW)
         assert await issuance_tables(store) == before, what
+
+    async def test_with_what_its_order_asks_for(self, store: Store) -> None:
+        """What `unfinished` brings back is the order's: names in the order in which they were asked for, and the notAfter."""
+        owner, profile = await kept_account(store), make_profile()
+        await store.profiles.keep(profile, at=NOW)
+        until = NOW + timedelta(days=3)
+        made, _ = await ready_order(
+            store, owner, "b.example.org", "a.example.org", profile_id=profile.id, not_before=NOW, not_after=until
+        )
+        kept = certificate(owner, made, names=("a.example.org", "b.example.org"), profile_id=profile.id)
+        await store.issuance.record(kept, thumbprint="key", at=NOW)
+        (found,) = await store.issuance.unfinished()
+        assert found.certificate.profile_id == profile.id
+        assert [identifier.value for identifier in found.identifiers] == ["b.example.org", "a.example.org"]
+        assert found.not_after == until
 
     async def test_one_order_one_certificate(self, store: Store) -> None:
         owner = await kept_account(store)

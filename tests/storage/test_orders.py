@@ -350,3 +350,12 @@ async def test_a_refusal_is_written_down(store: Store) -> None:
     ((event,),) = await rows(store, "SELECT event FROM audit WHERE kind = 'order.refused'")
     assert '"evil.example":"not allowed"' in event
     assert await audit.verify(store.database) == []
+
+
+async def test_the_authorizations_of_an_order(store: Store) -> None:
+    """In the order of its identifiers, whatever became of each; and of no other order."""
+    owner = await kept_account(store)
+    made, parts = await ready_order(store, owner, "c.example.org", "a.example.org", "b.example.org")
+    await kept_order(store, owner, "a.example.org")
+    assert await store.authorizations.of_order(made.id) == list(parts)
+    assert await store.authorizations.of_order("no order") == []

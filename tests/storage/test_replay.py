@@ -20,7 +20,7 @@ from acmeca.storage.database import Entry
 from acmeca.storage.errors import GrantRefusedError
 from acmeca.storage.journal import Commit, JournalError
 from acmeca.storage.journals import gather
-from acmeca.storage.replay import KINDS, Tally, raise_last_commits, replay
+from acmeca.storage.replay import ADDED, KINDS, Tally, raise_last_commits, replay
 from acmeca.storage.store import Store
 from tests.support import stored
 from tests.support.databases import connect, open_database
@@ -32,6 +32,7 @@ from tests.support.journalled import (
     publish,
     revoke,
 )
+from tests.support.profiles import make_profile
 from tests.support.server import temporary_directory
 from tests.support.stored import rows
 
@@ -164,6 +165,7 @@ def certificate_entry(**changes: Any) -> dict[str, Any]:
         "account_id": None,
         "order_id": None,
         "profile": "server",
+        "profile_id": None,
         "names": json.dumps(["a.example.org", "*.b.example.org"]),
         "spki_sha256": made.spki_sha256,
         "not_before": 1,
@@ -197,6 +199,31 @@ class TestCertificates:
         other = certificate_entry(account_id=owner.id, order_id=order.id)
         await place(kept, "certificate", **other)
         assert await rows(kept, "SELECT order_id FROM certificates WHERE id = $1", other["id"]) == [(None,)]
+
+    async def test_one_of_an_earlier_program(self, kept: Store) -> None:
+        """Rule 7: profiles had no documents then."""
+        entry = certificate_entry()
+        del entry["profile_id"]
+        assert (await place(kept, "certificate", **entry)).unplaced == []
+        assert await rows(kept, "SELECT profile, profile_id FROM certificates") == [("server", None)]
+
+    async def test_its_profile_comes_back_with_it(self, kept: Store) -> None:
+        profile = make_profile(name="web")
+        await place(kept, "profile", id=profile.id, name=profile.name, document=profile.document)
+        await place(kept, "certificate", **certificate_entry(profile="web", profile_id=profile.id))
+        assert await rows(kept, "SELECT profile_id FROM certificates") == [(profile.id,)]
+        assert await kept.profiles.by_id(profile.id) == profile
+
+    async def test_a_profile_that_comes_later(self, kept: Store) -> None:
+        """The certificate is known without it; when the profile is there, the entry finds it."""
+        profile = make_profile(name="web")
+        entry = certificate_entry(profile="web", profile_id=profile.id)
+        tally = await place(kept, "certificate", **entry)
+        assert tally.unplaced == [f"the profile {profile.id} of certificate {entry['serial']}, which is there without"]
+        await place(kept, "profile", id=profile.id, name=profile.name, document=profile.document)
+        assert (await place(kept, "certificate", **entry)).commits == 1
+        assert await rows(kept, "SELECT profile_id FROM certificates") == [(profile.id,)]
+        assert (await place(kept, "certificate", **entry)).commits == 0
 
     async def test_a_signature_that_is_there_stays(self, kept: Store) -> None:
         made = await stored.issued_certificate(kept)
@@ -457,8 +484,8 @@ class TestCrls:
 
 class TestRefusals:
     async def test_an_unknown_kind_names_the_newer_version(self, kept: Store) -> None:
-        with pytest.raises(JournalError, match=r"'profile'.*a newer acmeca wrote it"):
-            await place(kept, "profile", id="x")
+        with pytest.raises(JournalError, match=r"'delegation'.*a newer acmeca wrote it"):
+            await place(kept, "delegation", id="x")
 
     async def test_an_unknown_column_too(self, kept: Store) -> None:
         with pytest.raises(JournalError, match=r"account with 'grant'.*a newer acmeca wrote it"):
@@ -470,9 +497,21 @@ class TestRefusals:
         samples = {str: "[]", int: 1, bytes: b"", type(None): None}
         good = {name: samples[types[0]] for name, types in KINDS[kind].items()}
         for name in good:
-            for bad in (good | {name: 1.5}, {key: value for key, value in good.items() if key != name}):
+            without = {key: value for key, value in good.items() if key != name}
+            for bad in (good | {name: 1.5}, *([without] if name not in ADDED.get(kind, {}) else [])):
                 with pytest.raises(JournalError, match="acmeca never wrote"):
                     await place(kept, kind, **bad)
+
+    @pytest.mark.parametrize("kind", sorted(ADDED))
+    def test_what_an_earlier_program_left_out_is_of_the_right_type(self, kind: str) -> None:
+        """Rule 7, and no column stands in it that there is not."""
+        for name, value in ADDED[kind].items():
+            assert type(value) in KINDS[kind][name]
+
+    async def test_a_profile_of_another_digest(self, kept: Store) -> None:
+        profile = make_profile()
+        with pytest.raises(JournalError, match="another document's digest"):
+            await place(kept, "profile", id="0" * 64, name=profile.name, document=profile.document)
 
     @pytest.mark.parametrize("event", ["", "[]", "{}", '{"kind": 1, "actor": "a", "subject": "s"}'])
     async def test_a_record_that_is_none(self, kept: Store, event: str) -> None:

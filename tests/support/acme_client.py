@@ -358,12 +358,13 @@ class AcmeClient:
         ips: tuple[str, ...] = (),
         key: PrivateKey | None = None,
         replaces: Issued | None = None,
+        members: Mapping[str, object] | None = None,
         **csr_parts: Any,
     ) -> Issued:
-        """The whole walk, from newOrder to the download; with `replaces` in the place of another certificate."""
+        """The whole walk, from newOrder (with more `members`) to the download; with `replaces` in the place of another certificate."""
         key = key or ec.generate_private_key(ec.SECP256R1())
-        members = {} if replaces is None else {"replaces": renewal_identifier(replaces.leaf)}
-        order = await self.ready_order(*names, ips=ips, **members)
+        replacing = {} if replaces is None else {"replaces": renewal_identifier(replaces.leaf)}
+        order = await self.ready_order(*names, ips=ips, **replacing, **(members or {}))
         answer = (await self.finalize(order, order.csr(key, **csr_parts))).ok()
         order = ClientOrder(order.url, answer.json)
         for _ in range(_POLLS):

@@ -62,6 +62,7 @@ def make_model(
             ),
         ),
         "allowed_names": ("*.corp.internal", "*.lab.corp.internal", "intranet"),
+        "profiles": (("server", "TLS server, 90d"), ("client", "TLS client, 90d")),
         "http_port": 80,
     }
     return FrontPageModel(**(values | changes))

@@ -27,12 +27,13 @@ from acmeca.storage.store import Store
 from acmeca.storage.writers import CommitSeal, Writer
 from tests.support import stored
 from tests.support.databases import connect
+from tests.support.profiles import make_profile
 from tests.support.stored import NOW
 
 _ACTS: Final = (
     *("grant", "account", "contact", "agree", "key", "disable", "enable", "account"),
     *("order", "own", "own", "revoke", "raise", "crl"),
-    *("replace", "window", "window", "window", "shut", "record", "block"),
+    *("replace", "window", "window", "window", "shut", "record", "block", "profile"),
 )
 
 _KEY: Final = ec.generate_private_key(ec.SECP256R1()).public_key()  # its text is what is kept
@@ -43,7 +44,8 @@ JOURNALLED: Final = {
     "issuers": "SELECT * FROM issuers ORDER BY id",
     "grants": "SELECT * FROM grants ORDER BY id",
     "accounts": "SELECT * FROM accounts ORDER BY id",
-    "certificates": "SELECT id, serial, issuer_id, account_id, profile, spki_sha256, not_before, not_after, tbs, signature,"
+    "profiles": "SELECT * FROM profiles ORDER BY id",
+    "certificates": "SELECT id, serial, issuer_id, account_id, profile, profile_id, spki_sha256, not_before, not_after, tbs, signature,"
     " recorded_at, issued_at, revoked_at, revocation_reason, revocation_sequence, replaced_by, names_digest FROM certificates ORDER BY id",
     "names": "SELECT * FROM certificate_names ORDER BY certificate_id, name",
     "renewals": "SELECT * FROM renewal_overrides ORDER BY id",
@@ -134,6 +136,11 @@ async def _issue(store: Store, act: str, owner: Account, step: int) -> list[Cert
     if act == "order":
         order, _ = await stored.ready_order(store, owner)
         return [await stored.issued_certificate(store, owner=owner, for_order=order)]
+    if act == "profile":
+        profile = make_profile(lifetime=timedelta(days=1 + step))
+        await store.profiles.keep(profile, at=NOW)
+        order, _ = await stored.ready_order(store, owner, profile_id=profile.id)
+        return [await stored.issued_certificate(store, owner=owner, for_order=order, profile_id=profile.id)]
     if act == "replace":
         return await _replace(store, owner)
     return [await stored.issued_certificate(store, names=(f"n{step}.example.org", "*.example.org"))]

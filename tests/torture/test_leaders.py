@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from acmeca import app
 from acmeca.acme.identifiers import Identifier, IdentifierType
-from acmeca.policy.profiles import listener_template
+from acmeca.policy.own_templates import listener_template
 from acmeca.workers.seat import Seat
 from tests.support.crash_server import CrashServer, noun_of
 from tests.support.persistent_client import Obtained

@@ -409,6 +409,14 @@ class TestContent:
         assert "--eab-kid" in asked
         assert url in asked
 
+    async def test_profiles_are_listed_the_default_first(self) -> None:
+        page = await render(MODEL)
+        told = [" ".join(text.split()) for text in page.text("li")]
+        assert "server TLS server, 90d (for whoever asks for none)" in told
+        assert "client TLS client, 90d" in told
+        alone = await render(replace(MODEL, profiles=(("server", "TLS server, 90d"),)))
+        assert "Profiles" not in alone.text("dt"), "there is nothing to choose from"
+
     async def test_nginx_gets_a_resolver_only_for_a_host_name(self) -> None:
         """nginx resolves the OCSP host by its own `resolver`, and needs none for an address."""
         named = "\n".join((await render(MODEL)).commands)
@@ -430,6 +438,7 @@ class TestHostileValues:
             organization=f"{text}.",
             version=text,
             allowed_names=(text, "*.corp.internal"),
+            profiles=(("server", text), ("client", f"{text}.")),
             root=replace(MODEL.root, subject=text),
         )
         plain = replace(MODEL, allowed_names=("plain", "*.corp.internal"))
@@ -458,6 +467,7 @@ class TestHostileValues:
             version=text,
             allowed_names=(f"*.{text}", text, f"x.{text}"),
             allowed_networks=(text,),
+            profiles=(("server", text), ("client", text)),
             root=replace(MODEL.root, subject=text),
             issuers=(replace(MODEL.issuers[0], subject=text),),
         )
