@@ -427,6 +427,7 @@ def _problem(error: IssuanceError) -> Problem:
                 ProblemType.SERVER_INTERNAL,
                 "the issuer cannot sign now: it has expired, or the clock is wrong",
                 status=503,
+                headers={"Retry-After": "30"},
             )
         case _:
             return Problem(ProblemType.REJECTED_IDENTIFIER, f"the issuer cannot certify this: {error}")

@@ -270,4 +270,5 @@ def _not_ready(order: Order) -> Problem:
         OrderStatus.VALID: "its certificate was issued; download it",
         OrderStatus.INVALID: "it has failed or expired; make a new order",
     }[order.status]
-    return Problem(ProblemType.ORDER_NOT_READY, f"the order is {order.status.value}: {hint}")
+    headers = {"Retry-After": "1"} if order.status is OrderStatus.PROCESSING else {}  # some poll by finalizing again
+    return Problem(ProblemType.ORDER_NOT_READY, f"the order is {order.status.value}: {hint}", headers=headers)

@@ -230,8 +230,8 @@ class AcmeResources:
 
     def _order(self, order: Order, *, status: int = 200) -> web.Response:
         headers = {"Location": self._urls.order(order.id)}
-        if order.status is OrderStatus.PROCESSING:
-            headers |= _RETRY_AFTER
+        if status == 200 and order.status in {OrderStatus.PENDING, OrderStatus.PROCESSING}:
+            headers |= _RETRY_AFTER  # whoever reads an order that moves by itself, waits for it
         return _json(order.to_json(self._urls), status=status, headers=headers)
 
     def _challenge(self, authorization: Authorization, type_: str) -> web.Response:
