@@ -215,12 +215,13 @@ class Orders:
             if failure is not None:
                 await require_room(tx, failure, besides=await _count_under_way(tx, authorization), at=at)
             await tx.execute(
-                "INSERT INTO validation_jobs (authorization_id, challenge_type, created_at, instance)"
-                " VALUES ($1, $2, $3, $4)",
+                "INSERT INTO validation_jobs (authorization_id, challenge_type, created_at, instance, account_id)"
+                " VALUES ($1, $2, $3, $4, $5)",
                 authorization.id,
                 challenge_type.value,
                 to_seconds(at),
                 self._instance,
+                authorization.account_id,
             )
 
         await self._database.write(body)
@@ -230,7 +231,7 @@ class Orders:
         """The oldest validations that were begun and have no outcome, at most `limit`."""
         rows = await self._database.fetch_all(
             f"SELECT {AUTHORIZATION_COLUMNS}, j.challenge_type, j.instance FROM validation_jobs j"
-            " JOIN authorizations a ON a.id = j.authorization_id ORDER BY j.created_at, a.id LIMIT $1",
+            " CROSS JOIN authorizations a WHERE a.id = j.authorization_id ORDER BY j.created_at, a.id LIMIT $1",
             limit,
         )
         jobs = []
@@ -444,10 +445,14 @@ async def _swap_authorization(tx: Transaction, old: Authorization, new: Authoriz
 
 
 async def _count_under_way(tx: Transaction, authorization: Authorization) -> int:
-    """How many validations of the same identifier this account has under way."""
+    """How many validations of the same identifier this account has under way.
+
+    From the validations, which are few, to their authorizations: of those the account may have any number that wait.
+    """
     row = await tx.fetch_one(
-        "SELECT COUNT(*) AS n FROM authorizations a JOIN validation_jobs j ON j.authorization_id = a.id"
-        " WHERE a.account_id = $1 AND a.identifier_value = $2 AND a.identifier_type = $3 AND a.status = 'pending'",
+        "SELECT COUNT(*) AS n FROM validation_jobs j CROSS JOIN authorizations a"
+        " WHERE j.account_id = $1 AND a.id = j.authorization_id"
+        " AND a.identifier_value = $2 AND a.identifier_type = $3 AND a.status = 'pending'",
         authorization.account_id,
         authorization.identifier.value,
         authorization.identifier.type.value,

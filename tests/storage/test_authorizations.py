@@ -57,12 +57,14 @@ class TestValid:
             await valid_one(store, owner, "a.example.org", wildcard=True),
             await valid_one(store, owner, "b.example.org", expires_at=NOW + timedelta(seconds=1)),
         ]
+        await valid_one(store, owner, "b.example.org", wildcard=True)
+        await valid_one(store, owner, "c.example.org", wildcard=True)
         await valid_one(store, other, "a.example.org")
         await valid_one(store, owner, "c.example.org")
         await valid_one(store, owner, "a.example.org", expires_at=NOW)
         for status in set(AuthorizationStatus) - {VALID}:
             await store.authorizations.create(authorization(owner, "a.example.org", status=status), at=NOW)
-        asked = [name("a.example.org"), name("*.b.example.org"), name("*.a.example.org")]
+        asked = [name("a.example.org"), name("b.example.org"), name("*.a.example.org"), name("d.example.org")]
         found = await store.authorizations.valid(owner.id, asked, at=NOW)
         assert sorted(item.id for item in found) == sorted(item.id for item in wanted)
         assert all(item in wanted for item in found)
@@ -73,6 +75,18 @@ class TestValid:
         asked = [name(f"n{number}.example.org") for number in range(100)]
         found = await store.authorizations.valid(owner.id, asked, at=NOW)
         assert sorted(item.id for item in found) == sorted(item.id for item in made)
+
+    async def test_some_of_very_many_for_one_name(self, store: Store) -> None:
+        """Each order reads them, and the process does nothing else meanwhile: thousands would take seconds."""
+        owner = await kept_account(store)
+        ends = [NOW + timedelta(minutes=minutes) for minutes in range(1, 21)]
+        for expires_at in ends[::2] + ends[1::2]:
+            await valid_one(store, owner, "a.example.org", expires_at=expires_at)
+        other = await valid_one(store, owner, "b.example.org", expires_at=ends[0])
+        found = await store.authorizations.valid(owner.id, [name("a.example.org")], at=NOW)
+        assert sorted(item.expires_at for item in found) == ends[-4:]
+        found = await store.authorizations.valid(owner.id, [name("a.example.org"), name("b.example.org")], at=NOW)
+        assert sorted(item.expires_at for item in found) == sorted([*ends[-4:], other.expires_at])
 
     async def test_for_a_valid_account_only(self, store: Store) -> None:
         owner = await kept_account(store)

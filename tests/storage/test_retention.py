@@ -206,7 +206,7 @@ class TestAuthorizations:
     async def test_one_under_validation_stays(self, store: Store) -> None:
         owner = await kept_account(store)
         made, (one,) = await kept_order(store, owner)
-        await change(store, "INSERT INTO validation_jobs VALUES ($1, 'http-01', 0, NULL)", one.id)
+        await change(store, "INSERT INTO validation_jobs VALUES ($1, 'http-01', 0, NULL, NULL)", one.id)
         await change(store, "UPDATE orders SET status = 'invalid' WHERE id = $1", made.id)
         await change(store, "UPDATE authorizations SET status = 'invalid' WHERE id = $1", one.id)
         await drop(store)

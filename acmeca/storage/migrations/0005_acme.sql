@@ -39,6 +39,14 @@ CREATE INDEX orders_replacing ON orders (replaces) WHERE replaces IS NOT NULL;
 -- NULL: control was shown by a challenge. Otherwise the grant by which it was valid from the beginning.
 ALTER TABLE authorizations ADD COLUMN grant_id TEXT REFERENCES grants (id);
 
+-- An account may have any number of authorizations for one name: those that count longest are found without the others.
+DROP INDEX authorizations_by_identifier;
+CREATE INDEX authorizations_by_identifier
+    ON authorizations (account_id, identifier_value, identifier_type, wildcard, status, expires_at);
+
+ALTER TABLE validation_jobs ADD COLUMN account_id TEXT; -- whose it is; NULL for those of before this step
+CREATE INDEX validation_jobs_by_account ON validation_jobs (account_id);
+
 ALTER TABLE certificates ADD COLUMN profile_id TEXT REFERENCES profiles (id);
 ALTER TABLE certificates ADD COLUMN replaced_by TEXT;  -- id of the certificate that took its place (RFC 9773 §5)
 
