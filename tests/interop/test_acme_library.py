@@ -193,6 +193,16 @@ def test_a_wildcard(new_user: Callable[..., User]) -> None:
     assert f"*.library.{ZONE}" in str(leaf(order).extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
 
 
+def test_every_chain(new_user: Callable[..., User], ca: Installation) -> None:
+    """§7.4.2: the chains behind `rel="alternate"`, each for the same leaf; one has the root in it."""
+    user = new_user()
+    user.register()
+    order = user.obtain("chains.library.localhost")
+    (with_root,) = order.alternative_fullchains_pem
+    assert with_root.startswith(order.fullchain_pem)
+    assert with_root.strip().endswith(ca.root_path.read_text().strip())
+
+
 def test_an_authorization_that_is_given_up(new_user: Callable[..., User]) -> None:
     """§7.5.2: deactivated by its account; its order cannot be had any more."""
     user = new_user()
