@@ -43,7 +43,8 @@ esac
 
 @dataclass(frozen=True)
 class Zone:
-    """A DNS server for `interop.internal`: every name in it is this machine, TXT records are lines of files.
+    """A DNS server for `interop.internal`: every name in it is this machine, but for those below `nowhere.interop.internal`, which have
+    no address; TXT records are lines of files.
 
     `records` has a file for each name; `hook` is the script that writes them; `server` is an address for `validation.resolvers`.
     """
@@ -68,7 +69,7 @@ def _answer(records: Path, wire: bytes) -> bytes:
     name = query.question[0].name.to_text(omit_final_dot=True).lower()
     kind = dns.rdatatype.to_text(query.question[0].rdtype)
     found: list[str] = []
-    if kind == "A" and name.endswith(f".{ZONE}"):
+    if kind == "A" and name.endswith(f".{ZONE}") and not name.endswith(f".nowhere.{ZONE}"):
         found = ["127.0.0.1"]
     elif kind == "SOA" and name == ZONE:
         found = [f"ns.{ZONE}. hostmaster.{ZONE}. 1 3600 600 86400 60"]
