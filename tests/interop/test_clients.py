@@ -12,16 +12,17 @@ from contextlib import closing
 
 import pytest
 
-from tests.interop.clients.caddy import Caddy
-from tests.interop.clients.certbot import CurrentCertbot
+from tests.interop.clients.caddy import Caddy, CurrentCaddy
+from tests.interop.clients.certbot import Certbot, CurrentCertbot
 from tests.interop.clients.client import Ability, Wishes, shown, verify
 from tests.interop.clients.dehydrated import Dehydrated
 from tests.interop.clients.fleet import Kind, each, kinds, with_all
 from tests.interop.clients.lego import Lego
 from tests.interop.clients.lego_library import LegoLibrary
+from tests.interop.clients.uacme import Uacme
 from tests.interop.conftest import NewClient
 from tests.interop.responders import ZONE
-from tests.support.installations import Installation
+from tests.support.installations import CHECKOUT, Installation
 
 pytestmark = pytest.mark.interop
 
@@ -185,3 +186,30 @@ def test_when_to_renew(kind: Kind, new_client: NewClient, ca: Installation) -> N
     ca.operate("renewal_set", serials=[item["serial"]], at_once=True, why="https://wiki.example.org/ca/42")
     told = client.ask(host(kind, "asked"))
     assert (told["now"], told["explanation"]) == (True, "https://wiki.example.org/ca/42")
+
+
+DOCUMENTED = {
+    "dns-01, wildcards": Ability.DNS_01,
+    "tls-alpn-01": Ability.TLS_ALPN_01,
+    "IP addresses": Ability.IP,
+    "external account": Ability.EAB,
+    "profile": Ability.PROFILE,
+    "choice among chains": Ability.PREFERRED_CHAIN,
+    "says what an order replaces": Ability.REPLACES,
+    "revokes, by the account's key": Ability.REVOKE,
+    "revokes, by the certificate's key": Ability.REVOKE_WITH_KEY,
+    "changes the account's key": Ability.ROLLOVER,
+    "changes the contact": Ability.CONTACT,
+    "deactivates the account": Ability.DEACTIVATE,
+}
+
+
+def test_what_is_written_about_clients() -> None:
+    """docs/clients.md says of each client what it is tested for here, and nothing else."""
+    columns = [CurrentCertbot, Certbot, LegoLibrary, Lego, Uacme, Dehydrated, CurrentCaddy, Caddy]
+    lines = (CHECKOUT / "docs" / "clients.md").read_text().splitlines()
+    rows = {cells[1].strip(): cells[2:-1] for line in lines if len(cells := line.split("|")) == len(columns) + 3}
+    assert set(DOCUMENTED.values()) == set(Ability)
+    for what, ability in DOCUMENTED.items():
+        written = [client for client, cell in zip(columns, rows[what], strict=True) if cell.strip()]
+        assert written == [client for client in columns if ability in client.abilities], what
