@@ -12,10 +12,8 @@ from typing import Final, NoReturn, TypeAlias
 
 import pytest
 
-from tests.interop.clients import lego_library
 from tests.interop.clients.client import Binding, Client
 from tests.interop.clients.fleet import Kind
-from tests.interop.clients.lego_library import LegoLibrary
 from tests.interop.clients.uacme import Uacme, namespace
 from tests.interop.relying_parties import World, make_world
 from tests.interop.responders import ZONE, Zone, dns_zone
@@ -107,20 +105,11 @@ def new_client(
 
     def make(kind: Kind, binding: Binding | None = None) -> Client:
         program = require_tool(kind.program, kind.package)
-        if kind.client is LegoLibrary:
-            program = _built(tmp_path_factory.getbasetemp().parent)
         if kind.client is Uacme:
             _require_namespaces(ca)
         return kind.client(program, ca, zone, tmp_path_factory.mktemp(kind.name), tls_port, binding)
 
     return make
-
-
-def _built(directory: Path) -> Path:
-    done = lego_library.build(directory)
-    if done.code != 0:
-        _missing(f"lego's library cannot be built: {done.said}")
-    return directory / "lego-library"
 
 
 def _require_namespaces(ca: Installation) -> None:

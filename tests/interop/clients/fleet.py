@@ -1,5 +1,6 @@
 """Every client that the tests run, and where its program is."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +14,7 @@ from tests.interop.clients.certbot import Certbot, CurrentCertbot
 from tests.interop.clients.client import Ability, Client
 from tests.interop.clients.dehydrated import Dehydrated
 from tests.interop.clients.lego import Lego
-from tests.interop.clients.lego_library import BUILD_SECONDS, LegoLibrary, is_buildable
+from tests.interop.clients.lego_library import PROGRAM_VARIABLE, LegoLibrary
 from tests.interop.clients.uacme import Uacme
 
 _DEBIAN: Final = Path("/usr/bin")
@@ -35,7 +36,7 @@ class Kind:
 
 @cache
 def kinds() -> tuple[Kind, ...]:
-    """The clients of Debian and of the virtualenv; lego's library, where there is a Go to build it; and a current Caddy, where
+    """The clients of Debian and of the virtualenv; lego's library, where somebody has built it; and a current Caddy, where
     somebody has installed one."""
     found = [
         Kind("certbot", CurrentCertbot, "certbot", "certbot-of-this-virtualenv"),
@@ -45,8 +46,10 @@ def kinds() -> tuple[Kind, ...]:
         Kind("dehydrated", Dehydrated, _DEBIAN / "dehydrated", "dehydrated"),
         Kind("caddy", Caddy, _DEBIAN / "caddy", "caddy"),
     ]
-    if is_buildable():
-        found.append(Kind("lego-library", LegoLibrary, "go", "golang-go"))
+    if PROGRAM_VARIABLE in os.environ:
+        found.append(
+            Kind("lego-library", LegoLibrary, Path(os.environ[PROGRAM_VARIABLE]), "the program that was built")
+        )
     if (_BY_HAND / "caddy").exists():
         found.append(Kind("current-caddy", CurrentCaddy, _BY_HAND / "caddy", "caddy"))
     return tuple(found)
@@ -58,10 +61,5 @@ def with_all(*abilities: Ability) -> list[Kind]:
 
 
 def each(kinds: Iterable[Kind]) -> pytest.MarkDecorator:
-    """A test for each of them. The first one of lego's library may have to build it."""
-    patient = (pytest.mark.timeout(BUILD_SECONDS + 60),)
-    return pytest.mark.parametrize(
-        "kind",
-        [pytest.param(kind, marks=patient if kind.client is LegoLibrary else ()) for kind in kinds],
-        ids=str,
-    )
+    """A test for each of them."""
+    return pytest.mark.parametrize("kind", list(kinds), ids=str)

@@ -1,13 +1,11 @@
 """lego's library in its current release, through a command line of ours (`tests/interop/lego_library/main.go`).
 
-Rule 1: it is built by Go from the modules that `go.sum` pins, once for all workers; Go's own cache makes the next time quick.
-Rule 2: a machine without a Go that is new enough has no such client, and where nothing can be fetched its tests are skipped.
+Rule 1: it is built by Go from the modules that `go.sum` pins, before the tests: `go build -o PROGRAM .` in its directory, as
+`.ci/run` does where there is a Go that is new enough.
+Rule 2: who has built it says where it is, in `PROGRAM_VARIABLE`; without that there is no such client.
 """
 
-import fcntl
 import json
-import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -15,29 +13,9 @@ from typing import Any, ClassVar, Final
 from tests.interop.clients.client import Ability, Client, Issued, Wishes
 from tests.support.processes import Finished, clean_environment, run
 
-SOURCE: Final = Path(__file__).parents[1] / "lego_library"
-BUILD_SECONDS: Final = 400.0  # a minute with an empty cache on two idle cores
+PROGRAM_VARIABLE: Final = "ACMECA_LEGO_LIBRARY"
 
 _KEYS: Final = {"rsa": "rsa2048", "p384": "ec384", None: "ec256"}
-
-
-def is_buildable() -> bool:
-    """Whether this machine has the Go that the module asks for."""
-    go = shutil.which("go")
-    wanted = re.search(r"^go (\d+)\.(\d+)", (SOURCE / "go.mod").read_text(), re.MULTILINE)
-    assert wanted is not None
-    if go is None:
-        return False
-    found = re.search(r"go(\d+)\.(\d+)", run([go, "env", "GOVERSION"], cwd=SOURCE, code=None).stdout)
-    return found is not None and tuple(map(int, found.groups())) >= tuple(map(int, wanted.groups()))
-
-
-def build(directory: Path) -> Finished:
-    """Build the program into a directory that the test workers share; the first that comes does it."""
-    with (directory / "lego-library.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        command: list[str | Path] = ["go", "build", "-o", directory / "lego-library", "."]
-        return run(command, env=clean_environment(), cwd=SOURCE, code=None, seconds=BUILD_SECONDS)
 
 
 class LegoLibrary(Client):
