@@ -97,12 +97,6 @@ class Grant:
             if (reason := self.refusal(identifier)) is not None
         )
 
-    def refusal_of_profile(self, profile: str) -> str | None:
-        """Why the grant does not allow a profile, or None when it does."""
-        if not self.profiles or profile in self.profiles:
-            return None
-        return f"the account's grant ({self.owner}) does not have the profile {profile}; it has {show_allowed(self.profiles)}"
-
     @property
     def takings(self) -> tuple[Taking, ...]:
         """The limits that an order of one of its accounts uses."""

@@ -164,7 +164,7 @@ class Accounts:
         except KeyRefusedError as error:
             raise await self._refusal(sender, _bad_key(f"the account's key cannot be used: {error}")) from None
         except GrantRefusedError as error:
-            detail = f"externalAccountBinding: the grant makes no account: {error}"
+            detail = f"externalAccountBinding: the grant {grant_id} makes no account: {error}"
             raise await self._refusal(sender, Problem(ProblemType.UNAUTHORIZED, detail)) from None
         except LimitReachedError as error:
             raise await self._limits.refusal(error, actor=sender.actor) from None

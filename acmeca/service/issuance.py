@@ -298,7 +298,8 @@ class Issuance:
         """Raise a Problem for what is not allowed today, though it may have been when the order was made.
 
         1. The profile is still offered, or `invalidProfile`. 2. Then and now it takes such keys, or `badCSR`. 3. Policy, the account's
-        grant and the profile allow every name. 4. Control of every name was shown in a way that the profile still takes.
+        grant and the profile allow every name. 4. Control of every name was shown in a way that the profile still takes, or the
+        grant vouches for it.
         """
         # Step 1
         today = self._profiles.offer.current(profile.name)
@@ -325,7 +326,7 @@ class Issuance:
                     identifier=authorization.ordered,
                 )
                 for authorization in authorizations
-                if not today.challenge_policy.accepts(authorization)
+                if authorization.grant_id is None and not today.challenge_policy.accepts(authorization)
             )
             if problems:
                 raise join_problems(problems, detail=f"the profile {profile.name} changed; see subproblems")

@@ -71,8 +71,8 @@ class Orders:
         6. One write. A refusal by steps 1 to 3 counts as an order, and stands in the audit.
         """
         now = self._ambient.now()
-        grant = await self._grant_of(account)
         try:
+            grant = await self._grant_of(account)
             # Step 1
             profile = self._choose_profile(request, grant)
             # Step 2
@@ -148,12 +148,14 @@ class Orders:
                 ProblemType.MALFORMED,
                 f"{identifier}: a wildcard cannot be authorized before it is ordered (RFC 8555 §7.4.1); send newOrder for it",
             )
-        grant = await self._grant_of(account)
-        refusals = first_refusals(self._asked(grant), (identifier,))
-        if refusals:
-            refusal = join_problems(refusals, detail="the name is not issued for; see subproblems")
-            await self._record_refusal(account, refusal, now)
-            raise refusal
+        try:
+            grant = await self._grant_of(account)
+            refusals = first_refusals(self._asked(grant), (identifier,))
+            if refusals:
+                raise join_problems(refusals, detail="the name is not issued for; see subproblems")
+        except Problem as problem:
+            await self._record_refusal(account, problem, now)
+            raise
         authorization = self._authorizations.new(
             account.id, identifier, challenges=self._challenges, grant=grant, now=now
         )

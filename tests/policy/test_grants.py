@@ -134,14 +134,6 @@ class TestNames:
 
 
 class TestOtherTerms:
-    def test_profiles(self) -> None:
-        one = grant(profiles=("server", "short"))
-        assert one.refusal_of_profile("short") is None
-        reason = one.refusal_of_profile("client")
-        assert reason is not None
-        assert "server, short" in reason
-        assert grant().refusal_of_profile("client") is None
-
     def test_quota(self) -> None:
         (taking,) = grant(quota=parse_rate("500/week")).takings
         assert (taking.limit, taking.subject, str(taking.rate)) == (Limit.GRANT_QUOTA, "kid", "500/7d")

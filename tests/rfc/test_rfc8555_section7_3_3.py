@@ -97,6 +97,7 @@ class TestSection733:
             again = await self.returned(ca, client)
             asked(await again.order_answer("a.localhost"), NEW)
             assert await ca.scalar("SELECT COUNT(*) AS n FROM orders") == 0
+            assert NEW in (await ca.events("order.refused"))[-1]
             # What is there can be read, and a certificate be revoked.
             (await again.post(again.account_url)).ok()
             (await again.new_account(onlyReturnExisting=True)).ok(200)

@@ -18,7 +18,7 @@ from acmeca.service.bindings import KEY_PATH, MacKeys
 from acmeca.service.grants import GrantAdministration
 from acmeca.storage import sqlite
 from acmeca.storage.database import Value
-from tests.support.acme_client import AcmeClient, assert_alike
+from tests.support.acme_client import AcmeClient, ClientOrder, assert_alike
 from tests.support.jose import decode, encode
 from tests.support.server import RunningCa, ca_site, running_ca
 
@@ -86,6 +86,59 @@ class TestWhatAccountsMayHave:
         answer = (await client.finalize(order)).refused("rejectedIdentifier", 403)
         assert "grant" in answer.json["subproblems"][0]["detail"]
         assert (await client.order(order.url)).status == "ready"
+
+
+class TestProfiles:
+    """A grant's profiles, the first of which is its default, and the longest life of its certificates."""
+
+    @pytest.fixture
+    async def ca(self) -> AsyncIterator[RunningCa]:
+        profiles = {"short": {"lifetime": "1d", "maximum_lifetime": "30d"}, "long": {"lifetime": "60d"}}
+        async with running_ca(profiles=profiles) as ca:
+            yield ca
+
+    async def profile_of(self, ca: RunningCa, client: AcmeClient, **members: object) -> tuple[str, timedelta]:
+        """By what profile an order of this client is made, and how long its certificate lives."""
+        answer = (await client.order_answer("x.team-a.localhost", **members)).ok(201)
+        order = ClientOrder(answer.location, answer.json)
+        (await client.finalize(order)).ok()
+        leaf = (await client.download(await client.order(order.url)))[0]
+        (row,) = await ca.rows("SELECT profile FROM orders WHERE id = $1", order.url.rpartition("/")[2])
+        lifetime = leaf.not_valid_after_utc - leaf.not_valid_before_utc + timedelta(seconds=1)
+        return row["profile"], lifetime
+
+    async def test_the_default(self, ca: RunningCa) -> None:
+        grant = await ca.grant(**NAMES, profiles=["short", "long"], preauthorized=True)
+        client = await ca.bound_client(grant)
+        assert await self.profile_of(ca, client) == ("short", timedelta(days=1))
+        assert await self.profile_of(ca, client, profile="long") == ("long", timedelta(days=60))
+        answer = await client.order_answer("x.team-a.localhost", profile="server")
+        assert "short or long" in answer.refused("invalidProfile", 400).detail
+
+    async def test_the_longest_life(self, ca: RunningCa) -> None:
+        """It cuts what the profile has and what may be asked for (RFC 8555 §7.4), and lengthens neither."""
+        client = await ca.bound_client(await ca.grant(**NAMES, lifetime=7 * 86400, preauthorized=True))
+        assert await self.profile_of(ca, client) == ("server", timedelta(days=7))
+        assert await self.profile_of(ca, client, profile="short") == ("short", timedelta(days=1))
+        late, soon = ((ca.clock() + timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%SZ") for days in (8, 3))
+        (await client.order_answer("x.team-a.localhost", notAfter=late)).refused("malformed", 400)
+        _, lifetime = await self.profile_of(ca, client, notAfter=soon)
+        assert lifetime <= timedelta(days=3, hours=1)
+
+    async def test_no_profile_that_there_is_not(self, ca: RunningCa) -> None:
+        with pytest.raises(AcmecaError, match="there is no such profile"):
+            await ca.grant(profiles=["web"])
+
+    async def test_a_grant_is_no_way_of_showing_control(self) -> None:
+        """What a grant vouched for is issued, whatever challenge types the profile has lost since."""
+        async with ca_site(profiles={"web": {"challenges": ["http-01", "dns-01"]}}) as site:
+            await site.init()
+            async with site.running() as ca:
+                client = await ca.bound_client(await ca.grant(**NAMES, profiles=["web"], preauthorized=True))
+                order = await client.new_order("x.team-a.localhost")
+            site.reconfigure(profiles={"web": {"challenges": ["dns-01"]}})
+            async with site.running() as ca:
+                (await (await ca.client(client.key)).finalize(order)).ok()
 
 
 class TestQuota:
