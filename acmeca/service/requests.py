@@ -79,7 +79,7 @@ class Requests:
     async def _account_request(self, request: jws.UnverifiedRequest, kid: str) -> AccountRequest:
         # RULES §1, step 5: "kid must equal the account URL we gave, character for character".
         known = None
-        if kid.startswith(self._account_prefix):
+        if kid.startswith(self._account_prefix) and "\0" not in kid:  # PostgreSQL refuses to compare text with a NUL
             known = await self._accounts.known(kid[len(self._account_prefix) :])
         if known is None:
             raise Problem(

@@ -376,7 +376,7 @@ def _parse_cursor(cursor: str | None) -> tuple[int, str]:
     if cursor is None:
         return -1, ""
     created_at, _, order_id = cursor.partition("-")
-    if not (created_at.isascii() and created_at.isdecimal() and len(created_at) <= _CURSOR_DIGITS):
+    if "\0" in order_id or not (created_at.isascii() and created_at.isdecimal() and len(created_at) <= _CURSOR_DIGITS):
         return _NOWHERE
     return int(created_at), order_id
 

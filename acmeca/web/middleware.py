@@ -39,6 +39,7 @@ def acme_middleware(services: Services, *, cors: bool) -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         is_cross_origin = cors and request.path.startswith(ACME_PREFIX)
         try:
+            _require_no_nul(request)
             asked = preflight(request) if is_cross_origin else None
             response = await handler(request) if asked is None else asked
         except Problem as problem:
@@ -79,6 +80,12 @@ def build_refusals(urls: Urls) -> Callable[[int, str], web.Response]:
         return _rendered(links, Problem(ProblemType.MALFORMED, reason, status=status))
 
     return refuse
+
+
+def _require_no_nul(request: web.Request) -> None:
+    """There is nothing at such a path: no id has a NUL, and PostgreSQL fails to look for one."""
+    if any("\0" in part for part in request.match_info.values()):
+        raise web.HTTPNotFound
 
 
 async def name_server(_: web.Request, response: web.StreamResponse) -> None:

@@ -3,9 +3,11 @@
 import json
 import logging
 from collections.abc import AsyncIterator
+from urllib.parse import unquote
 
 import pytest
 import pytest_asyncio
+from yarl import URL
 
 from acmeca.errors import Busy
 from acmeca.service.status import Status
@@ -13,6 +15,7 @@ from acmeca.storage.errors import StorageError
 from acmeca.storage.orders import Orders
 from acmeca.storage.sqlite import SqliteDatabase
 from tests.support.acme_client import JOSE_JSON, AcmeClient
+from tests.support.postgres import make_database, require_programs, shared_server
 from tests.support.server import RunningCa, running_ca
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -27,6 +30,14 @@ async def ca() -> AsyncIterator[RunningCa]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def client(ca: RunningCa) -> AcmeClient:
     return await ca.client()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def on_postgres() -> AsyncIterator[AcmeClient]:
+    require_programs()
+    server = shared_server()
+    async with running_ca(storage={"url": server.url(await make_database(server))}) as ca:
+        yield await ca.client()
 
 
 SECRET = "the secret of the store"
@@ -48,6 +59,26 @@ async def test_the_unforeseen(
     assert answer.nonce is not None
     monkeypatch.undo()
     (await client.order_answer("a.localhost")).ok(201)
+
+
+@pytest.mark.parametrize(
+    "url", ["{orders}?cursor=1-%00", "{kid}%00", "{order}%00", "{authz}a%00", "{order}%00/finalize", "{cert}%00"]
+)
+async def test_a_nul_in_a_path(url: str, on_postgres: AcmeClient) -> None:
+    """RULES §1, step 8: "No input of any shape gives a 500": PostgreSQL has no text with a NUL, and fails to look for it."""
+    client = on_postgres
+    base = client.account_url.partition("/account/")[0]
+    places = {"order": f"{base}/order/x", "authz": f"{base}/authorization/x", "cert": f"{base}/certificate/x"}
+    target = url.format(kid=client.account_url, orders=f"{client.account_url}/orders", **places)
+    payload = {"csr": "AAAA"} if target.endswith("finalize") else b""
+    answer = await client.send(URL(target, encoded=True), await client.sign(unquote(target), payload))
+    assert answer.status < 500, answer
+
+
+async def test_a_nul_in_a_kid(on_postgres: AcmeClient) -> None:
+    """Whoever has no account must not make the store fail either."""
+    for kid in (f"{on_postgres.account_url}\0", f"{on_postgres.account_url.rpartition('/')[0]}/\0"):
+        (await on_postgres.post(on_postgres.account_url, kid=kid)).refused("accountDoesNotExist", 400)
 
 
 async def test_a_store_that_fails(client: AcmeClient, monkeypatch: pytest.MonkeyPatch) -> None:
