@@ -24,6 +24,7 @@ from acmeca.storage.limits import take
 from acmeca.storage.times import from_seconds, to_seconds
 
 _READ_PER_NAME: Final = 4
+_NAMES_AT_ONCE: Final = 10  # PostgreSQL plans a statement about a hundred for longer than it takes to make the order
 
 COLUMNS = "a.id, a.account_id, a.identifier_type, a.identifier_value, a.wildcard, a.status, a.challenges, a.expires_at, a.grant_id"
 """What `load_authorization` reads, of `authorizations a`."""
@@ -69,15 +70,17 @@ class Authorizations:
 
         Of several for one those that expire last: an account can have any number of them, and each takes some time to read.
         """
-        if not identifiers:
-            return []
-        rows = await self._database.fetch_all(
-            " UNION ALL ".join(_longest(number) for number in range(3, 3 * len(identifiers) + 3, 3)),
-            account_id,
-            to_seconds(at),
-            *(value for each in identifiers for value in (each.base.value, each.type.value, int(each.is_wildcard))),
-        )
-        return [load_authorization(row) for row in rows]
+        found: list[Authorization] = []
+        for begin in range(0, len(identifiers), _NAMES_AT_ONCE):
+            part = identifiers[begin : begin + _NAMES_AT_ONCE]
+            rows = await self._database.fetch_all(
+                " UNION ALL ".join(_longest(place) for place in range(3, 3 * len(part) + 3, 3)),
+                account_id,
+                to_seconds(at),
+                *(value for each in part for value in (each.base.value, each.type.value, int(each.is_wildcard))),
+            )
+            found += map(load_authorization, rows)
+        return found
 
 
 def _longest(place: int) -> str:
