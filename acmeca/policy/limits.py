@@ -127,6 +127,8 @@ def address_subject(address: str | None) -> str | None:
 def counted(uses: Uses, rate: Rate, now: int) -> Uses:
     """The uses that still count at `now`, those from the future as uses of now (rule 3)."""
     end = _grain_end(rate, now)
+    if not uses or (uses[0][0] + rate.seconds > now and uses[-1][0] <= end):  # as nearly always
+        return uses
     kept: dict[int, int] = {}
     for at, count in uses:
         moment = min(at, end)

@@ -10,8 +10,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from typing import Final
+from functools import cache, lru_cache
+from typing import Final, NamedTuple
 
 from acmeca import audit
 from acmeca.acme.renewal import CertificateId
@@ -160,8 +160,7 @@ class Limits:
         return await self._database.write(body)
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(NamedTuple):
     """What of a limit still counts, and the row's column; None where there is no row."""
 
     uses: Uses = ()
@@ -171,10 +170,15 @@ class _Kept:
 async def _all_kept(reader: Reader, keyed: Sequence[tuple[str, Taking]], now: int) -> dict[str, _Kept]:
     rates = {key: taking.rate for key, taking in keyed}
     found = dict.fromkeys(rates, _Kept())
-    places = ", ".join(f"${number}" for number in range(1, len(rates) + 1))
-    for row in await reader.fetch_all(f"SELECT name, uses, whole_at FROM limits WHERE name IN ({places})", *rates):
+    for row in await reader.fetch_all(_select(len(rates)), *rates):
         found[row["name"]] = _read(row, rates[row["name"]], now)
     return found
+
+
+@cache
+def _select(keys: int) -> str:
+    places = ", ".join(f"${number}" for number in range(1, keys + 1))
+    return f"SELECT name, uses, whole_at FROM limits WHERE name IN ({places})"
 
 
 async def _kept(reader: Reader, taking: Taking, now: int) -> _Kept:
@@ -205,7 +209,7 @@ _show = lru_cache(maxsize=1024)(str)  # a few, and each stands in many rows
 
 
 def _parse(text: str) -> Uses:
-    return tuple((moment, count) for moment, count in json.loads(text))
+    return tuple(map(tuple, json.loads(text)))
 
 
 def _usage(row: Row, now: int) -> Usage | None:
