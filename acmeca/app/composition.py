@@ -196,7 +196,9 @@ async def _compose(
         ambient=ambient,
         observer=metrics,
     )
-    certificates = Certificates(store, issuers=issuers, status=status, ambient=ambient, observer=metrics)
+    certificates = Certificates(
+        store, issuers=issuers, challenges=challenge_policy, status=status, ambient=ambient, observer=metrics
+    )
     profiles = Profiles(store, offer=config.profiles, ambient=ambient)
     issuance = Issuance(
         store,

@@ -52,6 +52,10 @@ class ChallengePolicy:
         """Whether a challenge of this type may be begun, or finished, for the authorization."""
         return type_ in self.types and type_ in suitable_types(authorization.ordered)
 
+    def counts(self, authorization: Authorization) -> bool:
+        """Whether a valid authorization still says that the account controls the name: a grant gave it, or its type is allowed."""
+        return authorization.grant_id is not None or self.accepts(authorization)
+
     def accepts(self, authorization: Authorization) -> bool:
         """Whether a valid authorization may be used for another order: only "if its challenge type is still allowed"
         (RULES §3). Its account, identifier and expiry are for the caller to compare.

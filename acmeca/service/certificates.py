@@ -7,9 +7,11 @@ Rule 2: who asks for a revocation and is refused stands in the audit (RULES §6)
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from acmeca import audit
+from acmeca.acme.identifiers import Identifier
 from acmeca.acme.jwk import thumbprint
 from acmeca.acme.objects import Account
 from acmeca.acme.payloads import Revocation
@@ -18,6 +20,7 @@ from acmeca.errors import Conflict, NotFound
 from acmeca.pki.errors import PkiError
 from acmeca.pki.signing import split_signed
 from acmeca.pki.tbs import read_serial
+from acmeca.policy.challenges import ChallengePolicy
 from acmeca.service.ambient import Ambient
 from acmeca.service.issuers import Issuers, to_pem
 from acmeca.service.observation import Observer
@@ -41,9 +44,19 @@ class Download:
 class Certificates:
     """The certificates of every issuer of this server."""
 
-    def __init__(self, store: Store, *, issuers: Issuers, status: Status, ambient: Ambient, observer: Observer) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        issuers: Issuers,
+        challenges: ChallengePolicy,
+        status: Status,
+        ambient: Ambient,
+        observer: Observer,
+    ) -> None:
         self._store = store
         self._issuers = issuers
+        self._challenges = challenges
         self._status = status
         self._ambient = ambient
         self._observer = observer
@@ -168,12 +181,17 @@ class Certificates:
         if certificate.account_id == request.account.id:
             return "account"
         names = certificate.identifiers
-        if names and await self._store.orders.holds_all(request.account.id, names, at=self._ambient.now()):
+        if names and await self._holds_all(request.account.id, names):
             return "authorizations"
         raise Problem(
             ProblemType.UNAUTHORIZED,
             "the account neither was issued this certificate nor holds valid authorizations for all its names",
         )
+
+    async def _holds_all(self, account_id: str, names: Sequence[Identifier]) -> bool:
+        """Whether the account holds valid, unexpired authorizations for all of them, by what is allowed still; a wildcard needs its own."""
+        found = await self._store.authorizations.valid(account_id, names, at=self._ambient.now())
+        return {item.ordered for item in found if self._challenges.counts(item)}.issuperset(names)
 
 
 def _already_revoked() -> Problem:

@@ -326,7 +326,7 @@ class Issuance:
                     identifier=authorization.ordered,
                 )
                 for authorization in authorizations
-                if authorization.grant_id is None and not today.challenge_policy.accepts(authorization)
+                if not today.challenge_policy.counts(authorization)
             )
             if problems:
                 raise join_problems(problems, detail=f"the profile {profile.name} changed; see subproblems")

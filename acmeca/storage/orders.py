@@ -176,22 +176,6 @@ class Orders:
         )
         return None if row is None else load_authorization(row)
 
-    async def holds_all(self, account_id: str, identifiers: Sequence[Identifier], *, at: datetime) -> bool:
-        """Whether the account holds valid, unexpired authorizations for all of them (§7.6); a wildcard needs its own."""
-        for identifier in identifiers:
-            row = await self._database.fetch_one(
-                "SELECT 1 FROM authorizations WHERE account_id = $1 AND identifier_value = $2 AND identifier_type = $3"
-                " AND status = 'valid' AND wildcard = $4 AND expires_at > $5 LIMIT 1",
-                account_id,
-                identifier.base.value,
-                identifier.type.value,
-                int(identifier.is_wildcard),
-                to_seconds(at),
-            )
-            if row is None:
-                return False
-        return True
-
     async def begin_validation(
         self,
         authorization: Authorization,

@@ -103,3 +103,11 @@ class TestAllowed:
     def test_an_address_never_by_dns(self, type_: ChallengeType) -> None:
         policy = ChallengePolicy(tuple(ChallengeType))
         assert not policy.allows(valid(ADDRESS, type_), type_)
+
+
+def test_what_a_grant_gave_rests_on_no_type() -> None:
+    """The type that it shows to clients (RFC 8555 §7.1.4) was never validated, and may be taken out."""
+    policy = ChallengePolicy((ALPN,))
+    assert not policy.counts(valid(NAME, HTTP))
+    assert policy.counts(valid(NAME, ALPN))
+    assert policy.counts(valid(NAME, HTTP, grant_id="grant"))

@@ -253,6 +253,33 @@ class TestConfiguration:
                     assert order.status == ("ready" if is_taken else "pending")
 
     @pytest.mark.asyncio(loop_scope="function")
+    async def test_a_type_that_was_taken_out_gives_no_certificate(self) -> None:
+        """RULES §3: "only if its challenge type is still allowed": also for an order that was ready before, and to revoke (§7.6)."""
+        async with ca_site(policy={"authorization_lifetime": "30d"}) as site:
+            await site.init()
+            keys = new_key(), new_key()
+            async with site.running(duties=False) as ca:
+                clients = [await ca.client(key) for key in keys]
+                first = await clients[0].ready_order("a.localhost")
+                again = await clients[0].new_order("a.localhost")
+                assert again.status == "ready"
+                await clients[1].ready_order("b.localhost")
+                issued = await clients[0].issue("b.localhost")
+            site.reconfigure(validation={"challenges": ["dns-01"]})
+            async with site.running(duties=False) as ca:
+                clients = [await ca.client(key) for key in keys]
+                for order in (first, again):
+                    (await clients[0].finalize(order)).refused("unauthorized", 403)
+                    assert (await clients[0].order(order.url)).status == "ready"
+                (await clients[1].revoke(issued.der)).refused("unauthorized", 403)
+            site.reconfigure(validation={"challenges": ["dns-01", "http-01"]})
+            async with site.running(duties=False) as ca:
+                clients = [await ca.client(key) for key in keys]
+                for order in (first, again):
+                    (await clients[0].finalize(order)).ok()
+                (await clients[1].revoke(issued.der)).ok()
+
+    @pytest.mark.asyncio(loop_scope="function")
     async def test_each_order_anew(self) -> None:
         """`authorization_lifetime = "0s"`: what was shown for one order counts for that one."""
         async with running_ca(duties=False, policy={"authorization_lifetime": "0s"}) as ca:

@@ -11,6 +11,7 @@ import pytest
 from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.objects import Account, Challenge, ChallengeType
 from acmeca.acme.states import AccountStatus, AuthorizationStatus, ChallengeStatus, OrderStatus
+from acmeca.policy.challenges import ChallengePolicy
 from acmeca.policy.grants import Grant, GrantStatus
 from acmeca.policy.limits import parse_rate
 from acmeca.storage import audit
@@ -328,7 +329,9 @@ class TestGrantedAuthorizations:
         owner = await kept_account(store, grant_id=grant.id)
         granted = authorization(owner, "x.a.internal", status=AuthorizationStatus.VALID, grant_id=grant.id)
         await store.orders.create(order(owner, granted, status=OrderStatus.READY), [granted])
-        assert await store.orders.holds_all(owner.id, [Identifier(IdentifierType.DNS, "x.a.internal")], at=NOW)
+        found = await store.authorizations.valid(owner.id, [Identifier(IdentifierType.DNS, "x.a.internal")], at=NOW)
+        assert found == [granted]
+        assert ChallengePolicy((ChallengeType.DNS_01,)).counts(granted)
 
 
 class TestTermsOfService:

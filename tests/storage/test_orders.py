@@ -90,31 +90,6 @@ class TestReading:
         for foreign in (theirs.id, "nothing", "'"):
             assert (await store.orders.page(owner.id, cursor=foreign, limit=2)).order_ids == ()
 
-    async def test_holds_all(self, store: Store) -> None:
-        """§7.6: what an account holds valid, unexpired authorizations for; a wildcard's is not its base name's."""
-        owner = await kept_account(store)
-        parts = (authorization(owner, "a.example.org"), authorization(owner, "b.example.org", wildcard=True))
-        await store.orders.create(order(owner, *parts), parts)
-        await kept_order(store, owner, "c.example.org")
-        a, b, wild = (
-            Identifier(IdentifierType.DNS, name) for name in ("a.example.org", "b.example.org", "*.b.example.org")
-        )
-        c = Identifier(IdentifierType.DNS, "c.example.org")
-
-        async def held(*names: Identifier, account_id: str = owner.id, hours: int = 0) -> bool:
-            return await store.orders.holds_all(account_id, names, at=NOW + timedelta(hours=hours))
-
-        assert not await held(a)
-        for part in parts:
-            await change(store, "UPDATE authorizations SET status = 'valid' WHERE id = $1", part.id)
-        assert await held(a, wild)
-        assert await held(a, wild, hours=23)
-        assert not await held(a, hours=24)
-        assert not await held(b)
-        assert not await held(a, wild, c)
-        assert not await held(Identifier(IdentifierType.IP, "a.example.org"))
-        assert not await held(a, account_id="nobody")
-
 
 class TestCreating:
     @pytest.mark.parametrize("status", ["deactivated", "revoked"])
