@@ -129,7 +129,14 @@ async def live(stores: Sequence[Store], steps: int, *, seed: int) -> None:
             revoked.append(certificates.pop(chance.randrange(len(certificates))))
             await revoke(store, revoked[-1], reason=4)
         else:
-            certificates += await _issue(store, act, chance.choice(accounts), step)
+            owner = chance.choice(accounts)
+            certificates += await _issue(store, act if await _may_order(store, owner) else "own", owner, step)
+
+
+async def _may_order(store: Store, account: Account) -> bool:
+    """Whether the grant that it is bound to, if any, was not disabled."""
+    found = None if account.grant_id is None else await store.grants.by_id(account.grant_id)
+    return found is None or found.grant.obstacle(NOW) is None
 
 
 async def _issue(store: Store, act: str, owner: Account, step: int) -> list[Certificate]:
