@@ -1,6 +1,7 @@
 """What all verbs share (cli/main.py): failures, exit codes, help."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from acmeca import __version__
@@ -35,7 +37,7 @@ sys.exit(run(sys.argv[1:]))
 def test_the_verbs() -> None:
     assert (
         " ".join(VERBS)
-        == "audit backup crl doctor init journal keys limits list profiles renewal restore revoke serve show storage"
+        == "audit backup crl doctor eab init journal keys limits list profiles renewal restore revoke serve show storage"
     )
 
 
@@ -196,3 +198,21 @@ def test_ctrl_c_is_quiet(stopped: Installation) -> None:
         assert terminal.interrupt() == 128 + signal.SIGINT
         assert "Traceback" not in terminal.output
         assert "Aborted" not in terminal.output
+
+
+_COMMAND = re.compile(r"(?:`|^ {4,}|\n {4,})(?:sudo )?acmeca (?P<words>[a-z][a-z -]*)")
+
+_NO_COMMAND = "`acmeca audit record "  # what a hash begins with
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_the_documents_name_commands_that_there_are(path: Path) -> None:
+    """Every `acmeca VERB`, and the verb of a group behind it."""
+    for match in _COMMAND.finditer(path.read_text(encoding="utf-8")):
+        verb, *others = match["words"].split()
+        if match[0] == _NO_COMMAND:
+            continue
+        command = cli.commands.get(verb)
+        assert command is not None, match[0]
+        if isinstance(command, click.Group) and others:
+            assert others[0] in command.commands, match[0]
