@@ -260,7 +260,7 @@ def _reasons(problem: Problem) -> dict[str, str]:
 
 
 def _deactivated() -> Problem:
-    detail = "the account was deactivated, or its grant ended, meanwhile"
+    detail = "the account was deactivated, its grant ended, or its key was blocked, meanwhile"
     return Problem(ProblemType.UNAUTHORIZED, detail, status=401)
 
 

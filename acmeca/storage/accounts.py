@@ -20,7 +20,7 @@ from acmeca.policy.limits import Taking
 from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Entry, Reader, Row, Transaction
 from acmeca.storage.errors import KeyRefusedError, KeyTakenError, StaleError
-from acmeca.storage.grants import require_unused
+from acmeca.storage.grants import has_ended, require_unused
 from acmeca.storage.keys import is_blocked
 from acmeca.storage.limits import take
 from acmeca.storage.times import from_seconds, to_seconds
@@ -207,6 +207,17 @@ class Accounts:
             return await _existing(tx, account_id)
 
         return await self._database.write(body)
+
+
+def may_act(now: str) -> str:
+    """SQL that is true for a row of `accounts` that may act at `now` (a `$n`): it is valid, its grant is not over, its key is not blocked.
+
+    It stands in the statements by which an account gets something, for all of that may change while a request is under way.
+    """
+    return (
+        f"accounts.status = 'valid' AND NOT {has_ended('accounts.grant_id', now)}"
+        " AND NOT EXISTS (SELECT 1 FROM blocked_keys WHERE blocked_keys.thumbprint = accounts.thumbprint)"
+    )
 
 
 _COLUMNS = "a.id, a.thumbprint, a.jwk, a.status, a.contact, a.created_at, a.grant_id, a.terms_of_service"

@@ -16,10 +16,10 @@ from acmeca.acme.identifiers import Identifier, IdentifierType
 from acmeca.acme.objects import Authorization, Challenge, ChallengeType, format_time
 from acmeca.acme.states import AuthorizationStatus, ChallengeStatus
 from acmeca.policy.limits import Taking
+from acmeca.storage.accounts import may_act
 from acmeca.storage.audit import append
 from acmeca.storage.database import Database, Row, Transaction
 from acmeca.storage.errors import StaleError
-from acmeca.storage.grants import has_ended
 from acmeca.storage.limits import take
 from acmeca.storage.times import from_seconds, to_seconds
 
@@ -38,7 +38,7 @@ class Authorizations:
         self._writer = writer
 
     async def create(self, authorization: Authorization, *, at: datetime, takings: Sequence[Taking] = ()) -> None:
-        """Store a new authorization of its own (§7.4.1); `StaleError` when the account is valid no longer, or its grant has ended.
+        """Store a new authorization of its own (§7.4.1); `StaleError` when the account may act no longer (`may_act`).
 
         `takings` are the limits that it uses; `LimitReachedError` when one has no room.
         """
@@ -46,7 +46,7 @@ class Authorizations:
         async def body(tx: Transaction) -> None:
             await take(tx, takings, at=at)
             owner = await tx.fetch_one(
-                f"SELECT 1 FROM accounts WHERE id = $1 AND status = 'valid' AND NOT {has_ended('accounts.grant_id', '$2')}",
+                f"SELECT 1 FROM accounts WHERE id = $1 AND {may_act('$2')}",
                 authorization.account_id,
                 to_seconds(at),
             )

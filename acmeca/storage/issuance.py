@@ -16,6 +16,7 @@ from acmeca.acme.identifiers import Identifier
 from acmeca.acme.problem import Problem
 from acmeca.acme.states import ORDER_MOVES, OrderStatus, require_move
 from acmeca.policy.limits import Taking
+from acmeca.storage.accounts import may_act
 from acmeca.storage.audit import append
 from acmeca.storage.certificates import COLUMNS, Certificate, names_digest, read_certificate, reverse_labels
 from acmeca.storage.database import Database, Entry, Transaction
@@ -49,7 +50,7 @@ class Issuance:
     ) -> None:
         """Write down what is about to be signed and claim its order (ready → processing), in one transaction.
 
-        The claim looks once more at everything the issuance rests on: the account is valid and its grant not over, the order
+        The claim looks once more at everything the issuance rests on: the account may act (`may_act`), the order
         ready and unexpired, each of its authorizations valid and unexpired; `StaleError` otherwise. `thumbprint` is the RFC 7638
         digest of the key to be certified: an account's key or a blocked one raises `KeyRefusedError` (RFC 8555 §11.1).
         `takings` are the limits that it uses, unless it is a renewal; `LimitReachedError` when one has no room.
@@ -190,8 +191,7 @@ async def _claim_order(tx: Transaction, order_id: str, *, at: datetime) -> None:
     require_move(ORDER_MOVES, OrderStatus.READY, OrderStatus.PROCESSING)
     changed = await tx.execute(
         "UPDATE orders SET status = 'processing' WHERE id = $1 AND status = 'ready' AND expires_at > $2"
-        " AND EXISTS (SELECT 1 FROM accounts WHERE accounts.id = orders.account_id AND accounts.status = 'valid'"
-        f" AND NOT {has_ended('accounts.grant_id', '$2')})"
+        f" AND EXISTS (SELECT 1 FROM accounts WHERE accounts.id = orders.account_id AND {may_act('$2')})"
         " AND NOT EXISTS (SELECT 1 FROM order_authorizations oa JOIN authorizations a ON a.id = oa.authorization_id"
         " WHERE oa.order_id = orders.id AND (a.status <> 'valid' OR a.expires_at <= $2))",
         order_id,

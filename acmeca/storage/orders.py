@@ -27,12 +27,12 @@ from acmeca.acme.states import (
     require_move,
 )
 from acmeca.policy.limits import Taking
+from acmeca.storage.accounts import may_act
 from acmeca.storage.audit import append
 from acmeca.storage.authorizations import COLUMNS as AUTHORIZATION_COLUMNS
 from acmeca.storage.authorizations import dump_challenges, insert_authorization, link_valid, load_authorization
 from acmeca.storage.database import Database, Reader, Transaction
 from acmeca.storage.errors import StaleError
-from acmeca.storage.grants import has_ended
 from acmeca.storage.limits import count, require_room, take, without_renewals
 from acmeca.storage.replacements import require_unreplaced
 from acmeca.storage.times import from_seconds, to_seconds
@@ -75,8 +75,8 @@ class Orders:
     async def create(self, order: Order, new: Sequence[Authorization], *, takings: Sequence[Taking] = ()) -> None:
         """Store a new order with its new authorizations, or nothing. Those that it names besides were there before.
 
-        `takings` are the limits that it uses. Raises `StaleError` when the account is valid no longer, its grant has ended, or one of
-        the old authorizations is no ground for the order (`link_valid`), `AlreadyReplacedError` when another order replaces the
+        `takings` are the limits that it uses. Raises `StaleError` when the account may act no longer (`may_act`), or one of the
+        old authorizations is no ground for the order (`link_valid`), `AlreadyReplacedError` when another order replaces the
         certificate that this one is to replace, `LimitReachedError` when a limit has no room.
         """
 
@@ -92,7 +92,7 @@ class Orders:
             inserted = await tx.execute(
                 "INSERT INTO orders (id, account_id, status, identifiers, created_at, expires_at, profile, profile_id,"
                 " not_before, not_after, replaces) SELECT $1, id, $3, $4, $5, $6, $7, $8, $9, $10, $11"
-                f" FROM accounts WHERE id = $2 AND status = 'valid' AND NOT {has_ended('accounts.grant_id', '$5')}",
+                f" FROM accounts WHERE id = $2 AND {may_act('$5')}",
                 order.id,
                 order.account_id,
                 order.status.value,

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from acmeca.config import ConfigError
 from acmeca.errors import AcmecaError, Conflict, NotFound
+from acmeca.service.caa import Caa, Shown
 from acmeca.storage.errors import StaleError
 from tests.support.acme_client import AcmeClient, certificate_key
 from tests.support.csrs import spki
@@ -154,6 +155,31 @@ async def test_accounts_race_with_the_block(ca: RunningCa) -> None:
             clients[0].kid = made[0].location
             (await clients[0].order_answer("a.localhost")).refused("unauthorized", 403)
         (await clients[0].new_account()).refused("badPublicKey", 400)
+
+
+@pytest.mark.parametrize("by", ["spki", "sha256"])
+async def test_a_request_under_way(ca: RunningCa, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RULES §1: "A blocked key … is refused everywhere". A finalize may wait for name servers for seconds, between the question who
+    sent it and the claim of its order; what was not claimed before the block is not signed.
+    """
+    client = await ca.client()
+    order = await client.ready_order("a.localhost")
+    waits, goes_on = asyncio.Event(), asyncio.Event()
+    problems = Caa.problems
+
+    async def slow(caa: Caa, account_id: str, shown: Sequence[Shown]) -> Any:
+        waits.set()
+        await goes_on.wait()
+        return await problems(caa, account_id, shown)
+
+    monkeypatch.setattr(Caa, "problems", slow)
+    finalizing = asyncio.create_task(client.finalize(order))
+    await waits.wait()
+    await block(ca, client.key, by=by)
+    goes_on.set()
+    (await finalizing).refused("orderNotReady", 403)
+    assert await ca.scalar("SELECT COUNT(*) AS n FROM certificates WHERE order_id IS NOT NULL") == 0
+    assert await ca.scalar("SELECT status FROM orders") == "ready"
 
 
 async def test_what_is_no_key(ca: RunningCa) -> None:

@@ -10,12 +10,14 @@ from acmeca.acme.objects import ChallengeType
 from acmeca.acme.states import AccountStatus, AuthorizationStatus, OrderStatus
 from acmeca.storage import audit
 from acmeca.storage.errors import KeyRefusedError, KeyTakenError, StaleError
+from acmeca.storage.keys import BlockedKey
 from acmeca.storage.store import Store
 from tests.support.jose import new_key
 from tests.support.journalled import revoke
 from tests.support.stored import (
     NOW,
     account,
+    authorization,
     certificate,
     change,
     issued_certificate,
@@ -129,6 +131,23 @@ async def test_a_certified_key_gets_no_account(store: Store) -> None:
 
 def public_key() -> PublicKey:
     return parse_jwk(new_key().jwk)
+
+
+async def test_nothing_more_once_its_key_is_blocked(store: Store) -> None:
+    """RULES §1: "A blocked key … is refused everywhere", also what it had asked for before: statement by statement."""
+    mine, other = await kept_account(store), await kept_account(store)
+    made, _ = await ready_order(store, mine)
+    key = BlockedKey(SPKI, mine.thumbprint, blocked_at=NOW, why="it leaked")
+    await store.blocked_keys.block(key, actor="admin:test", at=NOW)
+    with pytest.raises(StaleError):
+        await kept_order(store, mine)
+    with pytest.raises(StaleError):
+        await store.authorizations.create(authorization(mine), at=NOW)
+    with pytest.raises(StaleError):
+        await store.issuance.record(certificate(mine, made), thumbprint="t", at=NOW)
+    assert await rows(store, "SELECT status FROM orders") == [("ready",)]
+    made, _ = await ready_order(store, other)
+    await store.issuance.record(certificate(other, made), thumbprint="t", at=NOW)
 
 
 class TestKeys:
