@@ -148,7 +148,9 @@ class Issuance:
             raise Problem(ProblemType.BAD_CSR, "the key in the CSR is an issuer's; make a new key for the certificate")
         grant = None if account.grant_id is None else await self._store.grants.of_account(account.id)
         profile = await self._profiles.as_ordered(order.profile, order.profile_id)
-        await self._require_allowed(profile, grant, order.id, order.identifiers, request.public_key)
+        await self._require_allowed(
+            profile, grant, order.id, order.identifiers, request.public_key, is_as_ordered=order.profile_id is not None
+        )
         refusals = await self._caa.problems(account.id, await self._shown(order))
         if refusals:
             raise join_problems(
@@ -284,7 +286,12 @@ class Issuance:
         if certificate.account_id is not None and certificate.order_id is not None:
             grant = await self._store.grants.of_account(certificate.account_id)
             await self._require_allowed(
-                profile, grant, certificate.order_id, certificate.identifiers, certificate.public_key
+                profile,
+                grant,
+                certificate.order_id,
+                certificate.identifiers,
+                certificate.public_key,
+                is_as_ordered=certificate.profile_id is not None,
             )
 
     async def _require_allowed(
@@ -294,8 +301,12 @@ class Issuance:
         order_id: str,
         identifiers: Sequence[Identifier],
         public_key: PublicKey,
+        *,
+        is_as_ordered: bool,
     ) -> None:
         """Raise a Problem for what is not allowed today, though it may have been when the order was made.
+
+        `is_as_ordered` says that `profile` is the order's; an order from before profiles were kept has today's.
 
         1. The profile is still offered, or `invalidProfile`. 2. Then and now it takes such keys, or `badCSR`. 3. Policy, the account's
         grant and the profile allow every name. 4. Control of every name was shown in a way that the profile still takes, or the
@@ -315,8 +326,8 @@ class Issuance:
         refusals = first_refusals([self._names.refusals, *granted, today.refusals], identifiers)
         if refusals:
             raise join_problems(refusals, detail="policy changed since the order was made; see subproblems")
-        # Step 4: only where the profile has lost a type are the authorizations read
-        if not {*profile.challenges} <= {*today.challenges}:
+        # Step 4: only where the profile has lost a type, or what it took is not known, are the authorizations read
+        if not is_as_ordered or not {*profile.challenges} <= {*today.challenges}:
             authorizations = await self._store.authorizations.of_order(order_id)
             problems = tuple(
                 Problem(

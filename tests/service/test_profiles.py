@@ -287,6 +287,20 @@ async def test_an_order_from_before_profiles_were_kept(site: Site) -> None:
         assert (row["profile"], row["profile_id"]) == ("server", None)
 
 
+async def test_how_control_was_shown_before_profiles_were_kept(site: Site) -> None:
+    """RULES §3: "only if its challenge type is still allowed", also where nothing tells which types the order's profile took."""
+    async with site.running() as ca:
+        client = await ca.client()
+        order = await client.ready_order("a.localhost")
+        await ca.execute("UPDATE orders SET profile_id = NULL")
+    site.reconfigure(profiles={"server": {"challenges": ["tls-alpn-01"]}})
+    async with site.running() as ca:
+        again = await ca.client(client.key)
+        answer = (await again.finalize(order)).refused("unauthorized", 403)
+        assert "does not take any more; make a new order" in str(answer.json)
+        assert await ca.scalar("SELECT COUNT(*) AS n FROM certificates WHERE order_id IS NOT NULL") == 0
+
+
 async def test_the_certificate_and_the_audit_name_the_document(ca: RunningCa) -> None:
     client = await ca.client()
     await client.issue("a.localhost", members={"profile": "web"})
