@@ -359,7 +359,10 @@ async def test_a_name_that_ends_in_a_digit() -> None:
 async def make_ready(ca: RunningCa, client: AcmeClient, name: str) -> ClientOrder:
     """An order for a name that no resolver knows, made ready in the database."""
     order = await client.new_order(name)
-    await ca.execute("UPDATE authorizations SET status = 'valid' WHERE identifier_value = $1", name)
+    await ca.execute(
+        "UPDATE authorizations SET status = 'valid', challenges = REPLACE(challenges, 'pending', 'valid') WHERE identifier_value = $1",
+        name,
+    )
     await ca.execute("UPDATE orders SET status = 'ready' WHERE id = $1", order.url.rpartition("/")[2])
     return order
 
