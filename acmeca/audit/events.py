@@ -120,7 +120,9 @@ class AccountDeactivated(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderRefused(Event):
-    """newOrder or newAuthz was refused by policy. `reasons` says for the first names what the client was told, `refused` how many were."""
+    """newOrder or newAuthz was refused by policy. `reasons` says for the first names what the client was told, `refused` how many were; a
+    refusal of the whole (its profile, the times that were asked for) stands there as that of `order`.
+    """
 
     kind = "order.refused"
     about = "account_id"

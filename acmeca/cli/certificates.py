@@ -204,7 +204,7 @@ def _coloured(status: str) -> Text:
 
 
 def _names(item: dict[str, Any]) -> list[str]:
-    """What a certificate is for: its names, and its profile where that is one of the server's own."""
+    """What a certificate is for: its names, and its profile where that is another than most have."""
     own = "" if item["profile"] == _SERVER_PROFILE else f"({item['profile']})"
     return [*item["names"][:-1], f"{item['names'][-1]} {own}".rstrip()] if item["names"] else [own or "-"]
 

@@ -143,11 +143,12 @@ def read_extensions(certificate: x509.Certificate) -> x509.Extensions:
     """All extensions of a certificate. Raises `PkiError` when the library cannot read one of them, or finds one twice.
 
     The library parses when asked, and answers with different exceptions: ValueError for bad DER and networks with holes,
-    TypeError for a single address as a constraint, its own ones for names of other forms and for duplicates.
+    TypeError for a single address as a constraint, KeyError for a TLS feature that it has no name for, its own ones for names of
+    other forms and for duplicates.
     """
     try:
         return certificate.extensions
-    except (ValueError, TypeError, x509.UnsupportedGeneralNameType, x509.DuplicateExtension) as error:
+    except (ValueError, TypeError, KeyError, x509.UnsupportedGeneralNameType, x509.DuplicateExtension) as error:
         raise PkiError(f"an extension cannot be read: {error}") from None
 
 

@@ -30,6 +30,7 @@ _LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME: Final = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)*{_LABEL}")
 _MAX_DNS_NAME: Final = 253
 _SECOND: Final = timedelta(seconds=1)
+_EMPTY_NAME: Final = der.sequence()
 _RSA_ENCRYPTION: Final = "1.2.840.113549.1.1.1"
 _SIGNATURE_KEY_USAGE: Final = key_usage_value("digital_signature")
 _RSA_KEY_USAGE: Final = key_usage_value("digital_signature", "key_encipherment")
@@ -119,6 +120,8 @@ def expected_criticality(template: Template, *, has_subject: bool) -> dict[str, 
 
 def _subject(case: LeafCase) -> str | None:
     wanted = case.template.subject(case.dns_names)
+    if wanted.is_empty and case.tbs.subject_der == _EMPTY_NAME:
+        return None
     parts = (
         (NameOID.ORGANIZATION_NAME, wanted.organization),
         (NameOID.ORGANIZATIONAL_UNIT_NAME, wanted.organizational_unit),
@@ -133,9 +136,11 @@ def _subject(case: LeafCase) -> str | None:
 
 def _common_name(case: LeafCase) -> str | None:
     # Read from the certificate alone, whatever was asked for: clients that look at the common name take it for a name.
+    if case.template.subject_common_name is not None or case.tbs.subject_der == _EMPTY_NAME:
+        return None
     names = {name.value for name in case.names if isinstance(name, x509.DNSName)}
     for attribute in case.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME):
-        if case.template.subject_common_name is None and attribute.value not in names:
+        if attribute.value not in names:
             return "the common name is none of the host names"
     return None
 
@@ -208,7 +213,7 @@ def _name_constraints(case: LeafCase) -> str | None:
             case.signer.certificate,
             case.dns_names,
             case.ip_addresses,
-            has_subject=case.tbs.subject_der != der.sequence(),
+            has_subject=case.tbs.subject_der != _EMPTY_NAME,
         )
     except ValueError as error:
         return str(error)

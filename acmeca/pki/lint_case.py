@@ -75,8 +75,15 @@ def run_lints(case: CaseT, *tables: Iterable[Lint[CaseT]]) -> tuple[Finding, ...
 
 
 def take_apart(certificate: x509.Certificate) -> tuple[TbsCertificate, Extensions]:
-    """The encodings of a certificate's fields, and its extensions by object identifier. Raises `PkiError`."""
+    """The encodings of a certificate's fields, and its extensions by object identifier. Raises `PkiError`.
+
+    The library reads a subject when it is asked for it; one that it cannot read is found here, and no lint has to expect that.
+    """
     tbs = parse_tbs(certificate.tbs_certificate_bytes)
+    try:
+        _ = certificate.subject
+    except ValueError as error:
+        raise PkiError(f"the subject cannot be read: {error}") from None
     return tbs, {extension.oid.dotted_string: extension for extension in extensions.read_extensions(certificate)}
 
 

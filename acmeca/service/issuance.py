@@ -278,6 +278,10 @@ class Issuance:
         """Raise the Problem of whatever changed between the record and now that forbids the signature."""
         if self._ambient.now() - certificate.recorded_at > _TIME_TO_FINISH:
             raise Problem(ProblemType.SERVER_INTERNAL, "the server stopped while it made the certificate; order again")
+        if self._ambient.now() >= certificate.not_after:  # a short time was asked for (§7.4)
+            raise Problem(
+                ProblemType.SERVER_INTERNAL, "the certificate's time was over before it was made; order again"
+            )
         obstacle = await self._store.issuance.obstacle(
             certificate, thumbprint=thumbprint(certificate.public_key), at=self._ambient.now()
         )

@@ -429,6 +429,15 @@ VIOLATIONS = [
         )
         for numbers in ((17,), (5, 17), (17, 5))
     ),
+    *(
+        Violation(
+            f"a TLS feature that is {value.hex()}",
+            ("e_unreadable",),
+            put(extensions.TLS_FEATURE, extensions.encode_extension(extensions.TLS_FEATURE, value)),
+            FULL,
+        )
+        for value in (der.sequence(), der.sequence(der.integer(99)), der.sequence(der.integer(2**64)), b"junk")
+    ),
     Violation(
         "keyEncipherment for a client",
         ("e_key_usage",),

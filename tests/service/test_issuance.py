@@ -126,6 +126,12 @@ class TestRecordFirst:
         (await client.finalize(order)).refused("serverInternal", 503)
 
 
+ADVANCED: Final[dict[str, dict[str, float]]] = {
+    "too old": {"hours": 1, "seconds": 1},
+    "a time that is over": {"minutes": 2},
+}
+"""How much later the server is started again."""
+
 RECONFIGURED: Final[dict[str, dict[str, dict[str, object]]]] = {
     "policy": {"policy": {"allowed_names": ["a.localhost"]}},
     "profile": {"profiles": {"web": {}, "server": {"enabled": False}}, "policy": {"default_profile": "web"}},
@@ -224,6 +230,7 @@ class TestUnfinished:
             ("profile's names", "rejectedIdentifier"),
             ("profile's keys", "badCSR"),
             ("what was asked for", "serverInternal"),
+            ("a time that is over", "serverInternal"),
             ("account", "unauthorized"),
             ("revoked", "unauthorized"),
             ("tampered", "serverInternal"),
@@ -232,13 +239,13 @@ class TestUnfinished:
             ("authorization", "unauthorized"),
         ],
     )
-    async def test_abandoned_after_a_restart(  # noqa: C901  (a case for each row)
-        self, site: Site, what: str, problem: str
-    ) -> None:
+    async def test_abandoned_after_a_restart(self, site: Site, what: str, problem: str) -> None:
         """Whatever forbids the signature now fails the order, with a reason its client can read; nothing is signed."""
         async with site.running() as ca:
             client = await ca.client()
-            order = await processing(ca, client, "a.localhost", "b.localhost")
+            soon = (ca.clock() + timedelta(minutes=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+            members = {"notAfter": soon} if what == "a time that is over" else {}
+            order = await processing(ca, client, "a.localhost", "b.localhost", **members)
             serial = await ca.scalar("SELECT serial FROM certificates WHERE signature IS NULL")
             other_tbs = await ca.scalar("SELECT tbs FROM certificates WHERE profile = 'listener'")
             match what:
@@ -264,8 +271,7 @@ class TestUnfinished:
                     await ca.execute("UPDATE orders SET not_after = 1 WHERE status = 'processing'")
                 case "tampered":
                     await ca.execute("UPDATE certificates SET tbs = $1 WHERE serial = $2", other_tbs, serial)
-        if what == "too old":
-            site.clock.advance(hours=1, seconds=1)
+        site.clock.advance(**ADVANCED.get(what, {}))
         site.reconfigure(**RECONFIGURED.get(what, {}))
         signed = len(site.issuer_key.signed)
         async with site.running() as ca:

@@ -140,6 +140,8 @@ async def _may_order(store: Store, account: Account) -> bool:
 
 
 async def _issue(store: Store, act: str, owner: Account, step: int) -> list[Certificate]:
+    if not await _may_order(store, owner):
+        owner = await stored.kept_account(store)
     if act == "order":
         order, _ = await stored.ready_order(store, owner)
         return [await stored.issued_certificate(store, owner=owner, for_order=order)]
@@ -151,6 +153,11 @@ async def _issue(store: Store, act: str, owner: Account, step: int) -> list[Cert
     if act == "replace":
         return await _replace(store, owner)
     return [await stored.issued_certificate(store, names=(f"n{step}.example.org", "*.example.org"))]
+
+
+async def _may_order(store: Store, owner: Account) -> bool:
+    found = None if owner.grant_id is None else await store.grants.by_id(owner.grant_id)
+    return found is None or found.grant.obstacle(NOW) is None
 
 
 async def _replace(store: Store, owner: Account) -> list[Certificate]:
