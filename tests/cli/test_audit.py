@@ -57,8 +57,8 @@ def test_an_audit_that_nobody_touched(used: Installation, acmeca: Acmeca) -> Non
     first, *lines, _, last = said.stdout.splitlines()
     assert first.endswith("  whole")
     assert [line.split()[0] for line in lines] == ["records", "head", "kept", "journal"]
-    assert "2 of 2 fit, through record 12" in said.stdout
-    assert last == "12 records of 1 writers, 2 heads, 0 faults"
+    assert "2 of 2 fit, through record 16" in said.stdout
+    assert last == "16 records of 1 writers, 2 heads, 0 faults"
 
 
 def test_an_audit_beside_its_server(running: Installation, acmeca: Acmeca) -> None:
@@ -117,8 +117,8 @@ CASES: list[tuple[str, list[str], list[tuple[str, int | None, int | None]]]] = [
         ],
         [("out of order", 4, None), ("out of order", 6, None)],
     ),
-    ("truncated", ["DELETE FROM audit WHERE sequence > 9"], [("cut off", 10, 12)]),
-    ("truncated with its heads", ["DELETE FROM audit WHERE sequence > 9", "DELETE FROM audit_heads"], [("cut off", 10, 12)]),
+    ("truncated", ["DELETE FROM audit WHERE sequence > 9"], [("cut off", 10, 16)]),
+    ("truncated with its heads", ["DELETE FROM audit WHERE sequence > 9", "DELETE FROM audit_heads"], [("cut off", 10, 16)]),
 ]  # fmt: skip
 
 
@@ -151,9 +151,9 @@ def test_an_older_database_in_its_place(used: Installation, acmeca: Acmeca, tmp_
     shutil.copy(used.database_path, tmp_path / "older.db")
     issue(used, "a.localhost")  # a command signs what it wrote, too
     shutil.copy(tmp_path / "older.db", used.database_path)
-    assert faults(verified(acmeca, used)) == [("cut off", 13, 14)]
+    assert faults(verified(acmeca, used)) == [("cut off", 17, 18)]
     with used.serve() as server:
-        server.wait_for_line("the audit does not have record 14 of .* as it was signed.*acmeca audit verify")
+        server.wait_for_line("the audit does not have record 18 of .* as it was signed.*acmeca audit verify")
         assert server.terminate() == 0, server.output
     assert "rewritten" in {what for what, _, _ in faults(verified(acmeca, used, "--no-journal"))}
 
@@ -176,7 +176,7 @@ def test_heads_and_keys_from_elsewhere(used: Installation, acmeca: Acmeca, tmp_p
     assert verified(acmeca, used)["faults"] == []
     for path in (written, signed):
         document = verified(acmeca, used, "--heads", str(path))
-        assert faults(document) == [("cut off", 10, 12)]
+        assert faults(document) == [("cut off", 10, 16)]
         assert str(path) in document["faults"][0]["detail"]
 
     # Another key in the old one's place, and a head by it.
@@ -187,8 +187,8 @@ def test_heads_and_keys_from_elsewhere(used: Installation, acmeca: Acmeca, tmp_p
     (used.data_dir / "audit.pub.pem").write_bytes(
         other.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
-    assert ("forged", 12, None) not in faults(verified(acmeca, used))
-    assert ("forged", 12, None) in faults(verified(acmeca, used, "--public-key", str(key)))
+    assert ("forged", 16, None) not in faults(verified(acmeca, used))
+    assert ("forged", 16, None) in faults(verified(acmeca, used, "--public-key", str(key)))
 
 
 BAD_FILES: list[tuple[str, str, str]] = [
@@ -216,7 +216,7 @@ def test_a_file_that_cannot_be_used(  # noqa: PLR0917  (fixtures, and a row of t
 
 def test_a_kept_head_that_was_mistyped(used: Installation, acmeca: Acmeca, tmp_path: Path) -> None:
     path = tmp_path / "heads.jsonl"
-    path.write_text(acmeca(used, "audit", "heads", "--json").stdout.replace('"sequence": 12', '"sequence": 13'))
+    path.write_text(acmeca(used, "audit", "heads", "--json").stdout.replace('"sequence": 16', '"sequence": 17'))
     said = acmeca(used, "audit", "verify", "--heads", str(path))
     assert (said.code, "the signature does not fit; was the file changed" in said.stderr) == (1, True)
 
@@ -260,7 +260,7 @@ def test_a_database_from_before_the_heads(acmeca: Acmeca, stopped: Installation)
 def test_an_export_is_verified_without_the_ca(used: Installation, acmeca: Acmeca, tmp_path: Path, form: str) -> None:
     path, heads = tmp_path / f"audit.{form}", used.data_dir / "audit-heads.jsonl"
     said = acmeca(used, "audit", "export", "--format", form, "--output", str(path))
-    assert (said.code, said.stdout) == (0, f"{path}: 12 records\n")
+    assert (said.code, said.stdout) == (0, f"{path}: 16 records\n")
     assert path.stat().st_mode & 0o777 == 0o600
     assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".")] == []
 
@@ -275,7 +275,7 @@ def test_an_export_is_verified_without_the_ca(used: Installation, acmeca: Acmeca
     tampered: list[tuple[str, list[tuple[str, int | None, int | None]]]] = [
         (text.replace("CN=Example CA Intermediate", "CN=Mallory"), [("edited", 2, None)]),
         ("".join([*whole[:offset], *whole[offset + 1 :]]), [("missing", 5, None)]),
-        ("".join(whole[:-2]), [("cut off", 11, 12)]),
+        ("".join(whole[:-2]), [("cut off", 15, 16)]),
         ("".join([*whole[:offset], whole[offset + 1], whole[offset], *whole[offset + 2 :]]), [("missing", 5, None), ("out of order", 5, None)]),
     ]  # fmt: skip
     for changed, expected in tampered:
@@ -290,7 +290,7 @@ def test_what_is_no_record_in_an_export(used: Installation, acmeca: Acmeca, tmp_
     acmeca(used, "audit", "export", "--output", str(path))
     path.write_text(path.read_text()[:-10])
     said = acmeca(None, "audit", "verify", "--export", str(path))
-    assert (said.code, f"line 12 of {path} is no record (its end is cut off)" in said.stdout) == (1, True)
+    assert (said.code, f"line 16 of {path} is no record (its end is cut off)" in said.stdout) == (1, True)
     path.write_bytes(b"{\xff\n")
     assert "no text in UTF-8" in acmeca(None, "audit", "verify", "--export", str(path)).stderr
 
@@ -309,11 +309,11 @@ def test_an_export_loses_nothing_of_what_was_changed(used: Installation, acmeca:
 
 def test_filters(used: Installation, acmeca: Acmeca) -> None:
     records = exported(used, acmeca)
-    assert [record["sequence"] for record in records] == list(range(1, 13))
+    assert [record["sequence"] for record in records] == list(range(1, 17))
     kinds = {record["kind"] for record in exported(used, acmeca, "--kind", "server", "--kind", "audit.key_created")}
     assert kinds == {"server.started", "server.stopped", "audit.key_created"}
     assert {record["actor"] for record in exported(used, acmeca, "--actor", "admin:test")} == {"admin:test"}
-    (created,) = exported(used, acmeca, "--kind", "audit", "--actor", "system", "--subject", records[10]["subject"])
+    (created,) = exported(used, acmeca, "--kind", "audit", "--actor", "system", "--subject", records[14]["subject"])
     assert created["event"]["sha256"] == created["subject"]
     writer = records[0]["writer"]
     assert exported(used, acmeca, "--writer", writer) == records
@@ -382,9 +382,9 @@ def test_heads(used: Installation, acmeca: Acmeca) -> None:
 
 def test_a_forged_head_is_not_shown(used: Installation, acmeca: Acmeca) -> None:
     path = used.data_dir / "audit-heads.jsonl"
-    path.write_text(path.read_text().replace('"sequence":12', '"sequence":99'))
+    path.write_text(path.read_text().replace('"sequence":16', '"sequence":99'))
     said = acmeca(used, "audit", "heads")
-    assert said.stdout.split()[1] == "12", "the database has the good one"
+    assert said.stdout.split()[1] == "16", "the database has the good one"
     assert "at 99 is forged and left out; run: acmeca audit verify" in said.stderr
 
 
@@ -416,7 +416,7 @@ def test_the_doctor_looks_at_the_key(
 
 
 def test_the_doctor_knows_when_no_heads_are_signed(used: Installation, acmeca: Acmeca) -> None:
-    change(used, "DELETE FROM audit_heads WHERE sequence > 11")
+    change(used, "DELETE FROM audit_heads WHERE sequence > 15")
     path = used.data_dir / "audit-heads.jsonl"
     first, _ = path.read_text().splitlines(keepends=True)
     signed = parse_signed_head(json.loads(first))

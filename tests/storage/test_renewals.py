@@ -143,7 +143,7 @@ class TestReplacement:
         await change(store, "UPDATE certificates SET signature = NULL, replaced_by = NULL")
         await change(store, "UPDATE orders SET status = 'processing', certificate_id = NULL")
         (unfinished,) = await store.issuance.unfinished()
-        await store.issuance.complete(unfinished, b"signature", sha256="00", at=NOW)
+        await store.issuance.complete(unfinished.certificate, b"signature", sha256="00", at=NOW)
         assert await rows(store, "SELECT status, certificate_id FROM orders") == [("valid", made.id)]
         assert await rows(store, "SELECT replaced_by FROM certificates WHERE id = $1", old.id) == [(made.id,)]
 
@@ -249,7 +249,8 @@ class TestCensus:
         await change(
             store,
             "INSERT INTO grants (id, owner, terms, mac_sha256, single_use, status, created_at) VALUES"
-            " ('grant', 'team', '{}', $1, 0, 'active', 0)",
+            " ('grant', 'team', $1, $2, 0, 'active', 0)",
+            '{"names":["*.test"],"networks":[],"profiles":[],"lifetime":null,"quota":null,"preauthorized":false}',
             bytes(32),
         )
         owners = [await kept_account(store, grant_id=grant_id) for grant_id in ("grant", None, None)]

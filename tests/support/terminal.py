@@ -68,8 +68,9 @@ class Terminal:
         return self._process.wait(_PATIENCE)
 
     def _read(self, deadline: float) -> bool:
-        ready, _, _ = select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        poll = select.poll()  # `select.select` takes no descriptor above 1023
+        poll.register(self._master, select.POLLIN)
+        if not poll.poll(1000 * max(0.0, deadline - time.monotonic())):
             raise AssertionError(f"nothing came for {_PATIENCE:g} s; this was before:\n{self.output}")
         try:
             data = os.read(self._master, 65536)
