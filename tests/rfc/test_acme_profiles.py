@@ -1,4 +1,4 @@
-"""draft-ietf-acme-profiles: what a server MUST and SHOULD, and each shipped profile from newOrder to the certificate."""
+"""draft-ietf-acme-profiles-00: what a server MUST and SHOULD, and each shipped profile from newOrder to the certificate."""
 
 import asyncio
 import json
