@@ -175,7 +175,7 @@ class TestStep5:
         assert "private" in refusal(binding(payload=json.dumps(KEY.jwk | {"d": "AAAA"}).encode())).detail
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(members=st.dictionaries(st.sampled_from(["protected", "payload", "signature", "header", "x"]), JSON, max_size=4))
 def test_any_members(members: dict[str, object]) -> None:
     """RULES §1, step 8: whatever comes, it is refused by a problem that says so, quickly."""
@@ -183,7 +183,7 @@ def test_any_members(members: dict[str, object]) -> None:
     assert takes_less_than(0.05, lambda: refusal(members))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(header=JSON, payload=st.binary(max_size=60), mac=st.binary(max_size=70))
 def test_any_content(header: object, payload: bytes, mac: bytes) -> None:
     members: dict[str, object] = {

@@ -191,13 +191,13 @@ class TestSteps7And8:
 
 
 class TestAnyInput:
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(data=st.binary(max_size=400))
     def test_bytes(self, data: bytes) -> None:
         """RULES §1, step 8: "No input of any shape gives a 500": a Problem is all that comes out."""
         refusal(data)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(name=st.sampled_from(["alg", "jwk", "url", "kid", "nonce", "crit", "b64"]), value=JSON)
     def test_headers(self, name: str, value: object) -> None:
         """Whatever stands in the header, well signed: a Problem, or what was good already."""
@@ -209,7 +209,7 @@ class TestAnyInput:
         assert (name, value) in {("alg", "ES384"), ("url", URL)}
         assert change.new_key == parse_jwk(NEW.jwk)
 
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(members=st.dictionaries(st.sampled_from(["account", "oldKey", "x"]), JSON))
     def test_payloads(self, members: dict[str, object]) -> None:
         refusal(inner(payload=members))

@@ -234,7 +234,7 @@ def profiles() -> st.SearchStrategy[Profile]:
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(profiles(), profiles())
 def test_a_profile_is_its_document(one: Profile, other: Profile) -> None:
     """Rule 3: read back it is the same, to the last character; and two that differ have two ids."""
