@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from acmeca.acme.identifiers import Identifier
-from acmeca.acme.observations import Attempt, FailureKind, ObservedFailure, RefusedAddress
+from acmeca.acme.observations import UNREACHED, Attempt, FailureKind, ObservedFailure, RefusedAddress
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.quoting import escape
 
@@ -157,14 +157,7 @@ _CHECK_STATUS: Final[Mapping[int, str]] = MappingProxyType(
 # challenge's requirements".
 _FAILURES: Final[Mapping[FailureKind, tuple[ProblemType, str]]] = MappingProxyType(
     {
-        FailureKind.RESOLUTION: (
-            ProblemType.DNS,
-            "Check that the name has an A or AAAA record, and that the resolvers of this CA can see it",
-        ),
-        FailureKind.NOT_ALLOWED: (
-            ProblemType.CONNECTION,
-            "Check the name's A and AAAA records; the operator allows networks in validation.allowed_networks",
-        ),
+        **UNREACHED,
         FailureKind.CONNECT: (
             ProblemType.CONNECTION,
             "Check that a web server listens there and that no firewall stands between it and this CA",
@@ -172,10 +165,6 @@ _FAILURES: Final[Mapping[FailureKind, tuple[ProblemType, str]]] = MappingProxyTy
         FailureKind.TLS: (
             ProblemType.TLS,
             "Check that the server speaks TLS 1.2 or later there, or serve the challenge without a redirect to https",
-        ),
-        FailureKind.TIMEOUT: (
-            ProblemType.CONNECTION,
-            "Check that the server answers quickly and that no firewall drops packets between it and this CA",
         ),
         FailureKind.CLOSED: (ProblemType.CONNECTION, "Check the web server's error log"),
         FailureKind.RESPONSE: (ProblemType.INCORRECT_RESPONSE, "Check that a plain HTTP server listens there"),

@@ -4,8 +4,13 @@ Rule 1: `validation/` observes and the judges of `acme/` judge (`http01.py` and 
 Rule 2: a phrase of ours holds nothing of what a peer sent. What a peer sent stands apart, as the bytes that came.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from acmeca.acme.problem import ProblemType
 
 
 class FailureKind(StrEnum):
@@ -19,6 +24,25 @@ class FailureKind(StrEnum):
     CLOSED = "closed"  # the peer ended the connection before the end of its answer
     RESPONSE = "response"  # the answer is not what the protocol asks for, or breaks our bounds
     REDIRECT = "redirect"  # the answer is a redirect that we do not follow
+
+
+UNREACHED: Final[Mapping[FailureKind, tuple[ProblemType, str]]] = MappingProxyType(
+    {
+        FailureKind.RESOLUTION: (
+            ProblemType.DNS,
+            "Check that the name has an A or AAAA record, and that the resolvers of this CA can see it",
+        ),
+        FailureKind.NOT_ALLOWED: (
+            ProblemType.CONNECTION,
+            "Check the name's A and AAAA records; the operator allows networks in validation.allowed_networks",
+        ),
+        FailureKind.TIMEOUT: (
+            ProblemType.CONNECTION,
+            "Check that the server answers quickly and that no firewall drops packets between it and this CA",
+        ),
+    }
+)
+"""The problem (RFC 8555 §6.7), and what to check, where it does not matter what was to be spoken."""
 
 
 @dataclass(frozen=True, slots=True)

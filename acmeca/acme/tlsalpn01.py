@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Final
 
 from acmeca.acme.identifiers import Identifier, IdentifierType
-from acmeca.acme.observations import Attempt, FailureKind, ObservedFailure, RefusedAddress
+from acmeca.acme.observations import UNREACHED, Attempt, FailureKind, ObservedFailure, RefusedAddress
 from acmeca.acme.problem import Problem, ProblemType
 from acmeca.quoting import escape
 
@@ -200,23 +200,12 @@ _CHECK_CERTIFICATE: Final = "Check that the ACME client's own certificate for th
 # §6.7 of RFC 8555, as for http-01.
 _FAILURES: Final[Mapping[FailureKind, tuple[ProblemType, str]]] = MappingProxyType(
     {
-        FailureKind.RESOLUTION: (
-            ProblemType.DNS,
-            "Check that the name has an A or AAAA record, and that the resolvers of this CA can see it",
-        ),
-        FailureKind.NOT_ALLOWED: (
-            ProblemType.CONNECTION,
-            "Check the name's A and AAAA records; the operator allows networks in validation.allowed_networks",
-        ),
+        **UNREACHED,
         FailureKind.CONNECT: (
             ProblemType.CONNECTION,
             "Check that a TLS server listens there and that no firewall stands between it and this CA",
         ),
         FailureKind.TLS: (ProblemType.TLS, _CHECK_SERVER),
-        FailureKind.TIMEOUT: (
-            ProblemType.CONNECTION,
-            "Check that the server answers quickly and that no firewall drops packets between it and this CA",
-        ),
         FailureKind.CLOSED: (ProblemType.CONNECTION, _CHECK_SERVER),
         FailureKind.RESPONSE: (ProblemType.INCORRECT_RESPONSE, _CHECK_CERTIFICATE),
     }

@@ -21,7 +21,7 @@ Value: TypeAlias = str | int | bytes | None
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something to be journalled: what was done (`kind`, see `replay.py`), and the columns that it set."""
+    """Something to be journalled: what was done (`kind`, see `journal_kinds.py`), and the columns that it set."""
 
     kind: str
     values: Mapping[str, Value]

@@ -20,7 +20,8 @@ from acmeca.audit import FIRST_PREVIOUS, Head, StoreRestored, record_hash
 from acmeca.storage.backup import Backup, Manifest
 from acmeca.storage.database import Database, Reader, Transaction
 from acmeca.storage.journals import Journals
-from acmeca.storage.replay import Tally, raise_last_commits, replay
+from acmeca.storage.placing import Tally
+from acmeca.storage.replay import raise_last_commits, replay
 from acmeca.storage.sqlite import SqliteDatabase
 
 _PAGE: Final = 2000

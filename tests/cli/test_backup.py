@@ -182,7 +182,7 @@ class TestRestore:
         self, ca: Installation, acmeca: Acmeca, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         acmeca(ca, "backup", str(tmp_path / "b"))
-        monkeypatch.setattr("acmeca.storage.replay.KINDS", {})
+        monkeypatch.setattr("acmeca.storage.journal_kinds.KINDS", {})
         said = acmeca(ca, "restore", str(tmp_path / "b"))
         assert said.code == 1
         assert "a newer acmeca wrote it" in said.stderr

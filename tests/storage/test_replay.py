@@ -19,8 +19,10 @@ from acmeca.storage import audit as stored_audit
 from acmeca.storage.database import Entry
 from acmeca.storage.errors import GrantRefusedError
 from acmeca.storage.journal import Commit, JournalError
+from acmeca.storage.journal_kinds import ADDED, KINDS
 from acmeca.storage.journals import gather
-from acmeca.storage.replay import ADDED, KINDS, Tally, raise_last_commits, replay
+from acmeca.storage.placing import PLACES, Tally
+from acmeca.storage.replay import raise_last_commits, replay
 from acmeca.storage.store import Store
 from tests.support import stored
 from tests.support.databases import connect, open_database
@@ -85,7 +87,7 @@ async def replayed(base: Path, portions: Sequence[Sequence[Commit]], *, number: 
 async def test_everything_that_is_journalled_is_in_the_history(history: History) -> None:
     """Rule: a kind that no test replays is a kind that is forgotten."""
     kinds = {entry.kind for commit in history.commits for entry in commit.entries}
-    assert kinds == KINDS.keys()
+    assert kinds == KINDS.keys() == PLACES.keys()
 
 
 async def test_a_backup_and_the_journal_are_the_database(history: History) -> None:
